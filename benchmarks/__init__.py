@@ -1,0 +1,1 @@
+"""The benchmark programme: ``python -m benchmarks --help``."""

@@ -1,0 +1,97 @@
+"""The command line: arguments only."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import suppress
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+from thalweg import __version__, study
+from thalweg.errors import ThalwegError
+
+with suppress(ModuleNotFoundError):  # main() says so
+    import typer
+
+EXTRA = ("matplotlib", "numpy", "rich", "sklearn", "typer")
+"""What the extra ``study`` installs, by the names of the modules."""
+
+
+def main() -> None:
+    """Run the command ``thalweg``."""
+    missing = [name for name in EXTRA if find_spec(name) is None]
+    if missing:
+        sys.exit(
+            f"The thalweg command needs {', '.join(missing)}, which the extra 'study' installs: "
+            'pip install "thalweg[study]"'
+        )
+    sys.path.insert(0, os.getcwd())  # so that module:attribute finds the user's own module
+    app()()
+
+
+def app() -> typer.Typer:
+    """Return the command with its subcommands."""
+    built = typer.Typer(
+        add_completion=False, no_args_is_help=True, pretty_exceptions_show_locals=False
+    )
+    built.callback()(thalweg)
+    built.command()(compare)
+    return built
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"thalweg {__version__}")
+        raise typer.Exit
+
+
+def thalweg(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    """Thalweg: write an optimizer once, compose it with anything, run it fused."""
+
+
+def compare(
+    optimizers: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[OPTIMIZER]...",
+            help="A name with options, 'lion + cautious', or module:attribute of your own: an "
+            "optimizer class, a function (params, lr=...), or a rule. By default: "
+            "sgd(momentum=0.9), adamw, lion and ranger.",
+            show_default=False,
+        ),
+    ] = None,
+    task: Annotated[str, typer.Option(help="What to train on.")] = "digits",
+    epochs: Annotated[int, typer.Option(help="Passes over the data per run.")] = study.EPOCHS,
+    seeds: Annotated[int, typer.Option(help="Final runs per optimizer.")] = study.SEEDS,
+    seed: Annotated[int, typer.Option(help="Where the seeds start.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    output: Annotated[
+        Path, typer.Option(help="Folder for losses.png, table.md and results.json.")
+    ] = Path("runs/compare"),
+) -> None:
+    """Train with several optimizers, each at its own best learning rate, and compare them."""
+    from rich.console import Console
+
+    from thalweg.study.live import Live, show
+
+    console = Console()
+    names = optimizers or study.DEFAULTS
+    try:
+        with Live(console) as live:
+            found = study.compare(names, task, epochs, seeds, seed, device, output, progress=live)
+    except ThalwegError as error:
+        typer.echo(f"Error: {error}", err=True)
+        raise typer.Exit(2) from None
+    if found.finished:
+        show(found, console)
+        typer.echo(f"{found.seconds:.0f} s. Written to {output}: {', '.join(study.FILES)}")
+    if found.interrupted:
+        typer.echo("Interrupted" + ("." if found.finished else " before anything was finished."))
+        raise typer.Exit(130)

@@ -1,0 +1,209 @@
+"""The fused backend on the CPU: address tables for generated C, one call per bucket and pass."""
+
+from __future__ import annotations
+
+import ctypes
+from array import array
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from thalweg.engine.backends import Numbers, c_source, toolchain
+from thalweg.engine.codecs import Codec
+from thalweg.engine.graph import Lane, Node
+from thalweg.engine.passes import Program
+from thalweg.engine.tables import Bucket, Kind, exclusive_sums
+
+name = "fused (C)"
+UNIT = 4 * c_source.SUM_BLOCK
+"""Elements of a unit of work: few enough to share out evenly, many enough to stream."""
+SERIAL = 32768
+"""Below so many elements a parallel region costs more than it gains."""
+
+Function = Callable[[Any], None]
+
+
+def launch(function: Function, table: Any) -> None:
+    """The one place where a kernel is called; benchmarks replace it to time what stands around it."""
+    function(table)
+
+
+_sources: dict[tuple[str, tuple[tuple[str, str], ...], torch.dtype], str] = {}
+
+
+def source_of(kind: Kind) -> str:
+    """The C text for a kind of bucket."""
+    key = (kind.graph.text, tuple((s, c.name) for s, c in kind.codecs.items()), kind.compute)
+    if key not in _sources:
+        _sources[key] = c_source.source(kind.programs, kind.codecs, kind.compute)
+    return _sources[key]
+
+
+def why_not(kind_codecs: Mapping[str, Codec], layout: str, device: torch.device) -> str | None:
+    """Why this backend cannot run such a bucket, or None."""
+    if device.type != "cpu":
+        return f"it runs on the CPU, and the parameters are on {device.type}"
+    if layout != "dense":
+        return {"strided": "the parameter has holes in its storage, or its rows are not stretches of it",
+                "rows": "the gradient is sparse", "differentiable": "differentiable=True"}[layout]  # fmt: skip
+    return toolchain.unavailable()
+
+
+class Addresses:
+    """One stream's array of addresses, replaced as a whole."""
+
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        self.array = array("Q", map(Tensor.data_ptr, tensors))
+
+    @property
+    def address(self) -> int:
+        """Of the array itself."""
+        return self.array.buffer_info()[0]
+
+
+# The Table struct of the C text, field by field.
+_FIELDS = (
+    "units", "threads", "tensors", "unit_tensor", "unit_begin", "unit_end", "size", "scalar_row", "row_size",
+    "row_base", "block_base", "scalars", "row_values", "partials", "sums", "blocks", "rows",
+)  # fmt: skip
+_AT = {field: i for i, field in enumerate(_FIELDS)}
+
+
+class PassTable:
+    """The C table of one pass."""
+
+    def __init__(self, bucket: Bucket, program: Program) -> None:
+        self.bucket, self.program = bucket, program
+        self.real = bucket.kind.compute
+        self.streams = [bucket.params, bucket.grads, *(bucket.slots[s] for s in bucket.kind.slots)]
+        self.table = (ctypes.c_int64 * (len(_FIELDS) + len(self.streams)))()
+        self.held: dict[str, Tensor | array[Any]] = {}
+        self._fixed()
+
+    def _put(self, field: str, x: Tensor) -> None:
+        self.held[field] = x
+        self.table[_AT[field]] = x.data_ptr()
+
+    def _longs(self, field: str, values: Sequence[int] | Tensor) -> None:
+        self._put(field, torch.as_tensor(values, dtype=torch.int64).contiguous())
+
+    def _fixed(self) -> None:
+        b, program = self.bucket, self.program
+        tensors = len(b.params)
+        self.table[_AT["tensors"]] = tensors
+        units, begins, ends = _units(b, program.by_row)
+        self.table[_AT["units"]] = len(units)
+        for field, values in (("unit_tensor", units), ("unit_begin", begins), ("unit_end", ends), ("size", b.numel)):
+            self._longs(field, values)
+        self._longs("row_size", b.row_size)
+        self._longs("row_base", b.row_base)
+        rows = sum(b.row_count)
+        if program.by_row:
+            blocks = [n * -(-size // c_source.SUM_BLOCK) for n, size in zip(b.row_count, b.row_size, strict=True)]
+        else:
+            blocks = [-(-n // c_source.SUM_BLOCK) for n in b.numel]
+        self._longs("block_base", exclusive_sums(blocks))
+        self.table[_AT["blocks"]], self.table[_AT["rows"]] = sum(blocks), rows
+        sums = len(program.reductions)
+        self._put("partials", torch.zeros(sums * sum(blocks), dtype=torch.float64))
+        self.sums = torch.zeros((sums, rows if program.by_row else tensors), dtype=torch.float64)
+        self._put("sums", self.sums)
+        self.serial = sum(b.numel) < SERIAL
+        self.of_tensor = any(c.lane != Lane.HOST for c in program.columns)
+        if self.of_tensor:
+            self._longs("scalar_row", torch.arange(tensors))
+            self._put("scalars", torch.zeros((tensors, len(program.columns)), dtype=self.real))
+        for i, tensors_of in enumerate(self.streams):
+            self.take(i, Addresses(tensors_of))
+
+    def take(self, stream: int, addresses: Addresses) -> None:
+        """Point a stream elsewhere."""
+        self.held[f"stream {stream}"] = addresses.array
+        self.table[len(_FIELDS) + stream] = addresses.address
+
+    def fill(self, numbers: Numbers) -> None:
+        """Write this step's scalars."""
+        columns = self.program.columns
+        if self.of_tensor:
+            scalars = self.held["scalars"]
+            assert isinstance(scalars, Tensor)
+            for i, c in enumerate(columns):
+                scalars[:, i] = numbers.device[c] if c.lane != Lane.HOST else _per_tensor(numbers, c)
+        else:
+            if self.held.get("rows of") is not numbers.row_of:
+                self.held["rows of"] = numbers.row_of  # type: ignore[assignment]
+                self._longs("scalar_row", torch.tensor(numbers.row_of, dtype=torch.int64))
+            values = array("d" if self.real == torch.float64 else "f", _interleave([numbers.host[c] for c in columns]))
+            self.held["scalars"] = values
+            self.table[_AT["scalars"]] = values.buffer_info()[0]
+        if self.program.row_columns:
+            self._put("row_values", torch.stack([numbers.device[c] for c in self.program.row_columns], 1).to(self.real))
+        self.table[_AT["threads"]] = 1 if self.serial else toolchain.threads()
+
+
+def _per_tensor(numbers: Numbers, node: Node) -> Tensor:
+    values = torch.tensor(numbers.host[node], dtype=torch.float64)
+    return values if len(values) == 1 else values[torch.tensor(numbers.row_of)]
+
+
+def _interleave(columns: Sequence[Sequence[float]]) -> list[float]:
+    if len(columns) == 0:
+        return []
+    if len(columns[0]) == 1:
+        return [float(c[0]) for c in columns]
+    return [float(x) for row in zip(*columns, strict=True) for x in row]
+
+
+def _units(bucket: Bucket, by_row: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Work of about UNIT elements each: (tensor, begin, end) in elements, or in rows."""
+    lengths = torch.tensor(bucket.row_count if by_row else bucket.numel, dtype=torch.int64)
+    if by_row:
+        sizes = torch.tensor(bucket.row_size, dtype=torch.int64)
+        lengths = torch.where(sizes > 0, lengths, 0)
+        step = (UNIT // sizes.clamp(min=1)).clamp(min=1)
+    else:
+        step = torch.full_like(lengths, UNIT)
+    counts = (lengths + step - 1) // step
+    tensor = torch.repeat_interleave(torch.arange(len(lengths)), counts)
+    begin = (torch.arange(len(tensor)) - (counts.cumsum(0) - counts)[tensor]) * step[tensor]
+    return tensor, begin, torch.minimum(begin + step[tensor], lengths[tensor])
+
+
+class Fused:
+    """A bucket with its compiled passes and their tables."""
+
+    def __init__(self, bucket: Bucket, library: ctypes.CDLL) -> None:
+        self.bucket = bucket
+        self.tables = [PassTable(bucket, p) for p in bucket.kind.programs]
+        self.functions: list[Function] = []
+        for i in range(len(self.tables)):
+            function = getattr(library, f"pass_{i}")
+            function.argtypes, function.restype = [ctypes.c_void_p], None
+            self.functions.append(function)
+
+    def take_gradients(self) -> None:
+        """Note where the gradients are now."""
+        addresses = Addresses(self.bucket.grads)
+        for table in self.tables:
+            table.take(1, addresses)
+
+    def run(self, index: int, numbers: Numbers) -> list[Tensor]:
+        """Run one pass."""
+        table = self.tables[index]
+        table.fill(numbers)
+        launch(self.functions[index], table.table)
+        return list(table.sums)
+
+
+def compile_all(kinds: Sequence[Kind]) -> None:
+    """Compile what these kinds need, several at once."""
+    toolchain.build_many(list(dict.fromkeys(source_of(k) for k in kinds)))
+
+
+def bind(bucket: Bucket) -> Fused:
+    """Compile (or find compiled) and build the tables."""
+    return Fused(bucket, toolchain.load(source_of(bucket.kind)))
+
+

@@ -1,0 +1,320 @@
+"""C text from programs: one file per graph and storage, one function per pass.
+
+A function sweeps (tensor, chunk) units in one OpenMP region. Within a unit it goes block by block: decode
+into local arrays, compute, encode. What is stored as it is computed is read and written in place.
+Scalars come from a table with a row per tensor's row index; the host computed them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from thalweg.engine.codecs import Codec
+from thalweg.engine.graph import Lane, Node
+from thalweg.engine.ops import OPS
+from thalweg.engine.passes import Body, Branch, Program, Tree
+
+BLOCK = 256
+"""Elements computed together: local arrays of this size stay in the first cache."""
+SUM_BLOCK = 4096
+"""Elements that a partial sum covers."""
+LANES = 16
+"""Accumulators of a partial sum."""
+
+_HEAD = """\
+#include <math.h>
+#include <stdint.h>
+
+typedef int64_t i64;
+typedef {real} real;
+#define R(name) {r}
+enum {{ BLOCK = {block}, SUM_BLOCK = {sum_block}, LANES = {lanes} }};
+
+typedef struct {{
+  i64 units, threads, tensors;
+  const i64 *unit_tensor, *unit_begin, *unit_end; /* elements; rows where the pass goes by rows */
+  const i64 *size, *scalar_row, *row_size, *row_base, *block_base;
+  const real *scalars, *row_values;
+  double *partials, *sums;
+  i64 blocks, rows;
+  void *const *streams[{streams}];
+}} Table;
+"""
+
+_BF16 = """
+static inline float from_bf16(uint16_t w) {
+  union { uint32_t u; float f; } x = {.u = (uint32_t)w << 16};
+  return x.f;
+}
+static inline uint16_t to_bf16(float f) { /* to nearest even; NaN stays NaN */
+  union { float f; uint32_t u; } x = {.f = f};
+  const uint32_t rounded = (x.u + 0x7FFFu + ((x.u >> 16) & 1u)) >> 16;
+  return (uint16_t)(f != f ? 0x7FC0u : rounded);
+}
+"""
+
+_TREE = """
+/* The neighbours' binary tree over partial results, without storing them: a carry chain. */
+typedef struct {{ double v[64]; int top; i64 count; }} {name};
+static inline double {name}_join(double a, double b) {{ return {join}; }}
+static inline void {name}_push({name} *t, double x) {{
+  for (i64 k = t->count++; k & 1; k >>= 1) x = {name}_join(t->v[--t->top], x);
+  t->v[t->top++] = x;
+}}
+static inline double {name}_end({name} *t) {{
+  if (!t->top) return {start};
+  double x = t->v[--t->top];
+  while (t->top) x = {name}_join(t->v[--t->top], x);
+  return x;
+}}
+"""
+_JOIN = {"sum": ("a + b", "0.0"), "max": ("(a > b) | (a != a) ? a : b", "-INFINITY")}
+
+
+def literal(value: float) -> str:
+    """A constant in C, exact."""
+    if value != value:
+        return "((real)NAN)"
+    if value in (float("inf"), float("-inf")):
+        return f"((real){'-' if value < 0 else ''}INFINITY)"
+    return f"((real){value!r})"
+
+
+class Writer:
+    """Writes the passes of one graph."""
+
+    def __init__(self, programs: Sequence[Program], codecs: Mapping[str, Codec], compute: torch.dtype) -> None:
+        self.programs = programs
+        self.codecs = codecs
+        self.compute = compute
+        self.streams = tuple(codecs)
+
+    def text(self) -> str:
+        """The whole file."""
+        double = self.compute == torch.float64
+        head = _HEAD.format(
+            real="double" if double else "float", r="name" if double else "name##f",
+            block=BLOCK, sum_block=SUM_BLOCK, lanes=LANES, streams=len(self.streams),
+        )  # fmt: skip
+        kinds = dict.fromkeys(n.op for p in self.programs for n in p.reductions)
+        trees = "".join(_TREE.format(name=f"{k}_tree", join=_JOIN[k][0], start=_JOIN[k][1]) for k in kinds)
+        bf16 = _BF16 if any(c.name == "bf16" for c in self.codecs.values()) else ""
+        return "\n".join([head + bf16 + trees, *(self._pass(i, p) for i, p in enumerate(self.programs))])
+
+    def _pass(self, index: int, program: Program) -> str:
+        bodies: list[str] = []
+        decide = self._tree(program, program.tree, index, bodies, "  ")
+        sweep = self._sweep_rows(program, index) if program.by_row else self._sweep(index)
+        columns = len(program.columns)
+        return "\n".join([
+            *bodies,
+            f"static inline void part_{index}(const Table *T, i64 t, i64 origin, i64 begin, i64 end, double *out) {{",
+            f"  const real *s = T->scalars + {columns} * T->scalar_row[t]; (void)s; (void)out; (void)origin;",
+            decide,
+            "}",
+            sweep,
+        ])  # fmt: skip
+
+    def _tree(self, program: Program, tree: Tree, index: int, bodies: list[str], indent: str) -> str:
+        if isinstance(tree, Branch):
+            yes = self._tree(program, tree.yes, index, bodies, indent + "  ")
+            no = self._tree(program, tree.no, index, bodies, indent + "  ")
+            column = program.columns.index(tree.condition)
+            return f"{indent}if (s[{column}] != 0) {{\n{yes}\n{indent}}} else {{\n{no}\n{indent}}}"
+        if tree.is_empty:
+            return f"{indent}return;"
+        name = f"body_{index}_{len(bodies)}"
+        bodies.append(BodyWriter(self, program, tree).text(name))
+        return f"{indent}{name}(T, t, origin, begin, end, s, out);"
+
+    @staticmethod
+    def _sweep(index: int) -> str:
+        program_tail = f"  finish_{index}(T);"
+        return "\n".join([
+            f"static inline void finish_{index}(const Table *T);",
+            f"void pass_{index}(const Table *T) {{",
+            "#pragma omp parallel for schedule(dynamic, 8) num_threads((int)T->threads) if(T->threads > 1)",
+            "  for (i64 u = 0; u < T->units; u++) {",
+            "    const i64 t = T->unit_tensor[u], begin = T->unit_begin[u];",
+            f"    part_{index}(T, t, 0, begin, T->unit_end[u], T->partials + T->block_base[t] + begin / SUM_BLOCK);",
+            "  }",
+            program_tail,
+            "}",
+        ])  # fmt: skip
+
+    @staticmethod
+    def _sweep_rows(program: Program, index: int) -> str:
+        sums = []
+        for r, node in enumerate(program.reductions):
+            kind = f"{node.op}_tree"
+            sums += [
+                f"      {kind} tree_{r} = {{.top = 0, .count = 0}};",
+                f"      for (i64 b = 0; b < blocks; b++) {kind}_push(&tree_{r}, out[{r} * T->blocks + b]);",
+                f"      T->sums[{r} * T->rows + T->row_base[t] + row] = {kind}_end(&tree_{r});",
+            ]
+        return "\n".join([
+            f"void pass_{index}(const Table *T) {{",
+            "#pragma omp parallel for schedule(dynamic, 8) num_threads((int)T->threads) if(T->threads > 1)",
+            "  for (i64 u = 0; u < T->units; u++) {",
+            "    const i64 t = T->unit_tensor[u], n = T->row_size[t], blocks = (n + SUM_BLOCK - 1) / SUM_BLOCK;",
+            "    for (i64 row = T->unit_begin[u]; row < T->unit_end[u]; row++) {",
+            "      double *out = T->partials + T->block_base[t] + row * blocks;",
+            f"      part_{index}(T, t, row * n, row * n, row * n + n, out);",
+            *sums,
+            "    }",
+            "  }",
+            "}",
+        ])  # fmt: skip
+
+    def finish(self, index: int, program: Program) -> str:
+        """Fold the partial results of each tensor, in the order of its blocks."""
+        lines = [f"static inline void finish_{index}(const Table *T) {{", "  (void)T;"]
+        for r, node in enumerate(program.reductions):
+            kind = f"{node.op}_tree"
+            lines += [
+                "  for (i64 t = 0; t < T->tensors; t++) {",
+                f"    {kind} tree = {{.top = 0, .count = 0}};",
+                f"    const double *part = T->partials + {r} * T->blocks + T->block_base[t];",
+                "    const i64 blocks = (T->size[t] + SUM_BLOCK - 1) / SUM_BLOCK;",
+                f"    for (i64 b = 0; b < blocks; b++) {kind}_push(&tree, part[b]);",
+                f"    T->sums[{r} * T->tensors + t] = {kind}_end(&tree);",
+                "  }",
+            ]
+        return "\n".join([*lines, "}"])
+
+
+class BodyWriter:
+    """Writes one straight-line body as a function over a range of one tensor."""
+
+    def __init__(self, writer: Writer, program: Program, body: Body) -> None:
+        self.writer, self.program, self.body = writer, program, body
+        self.names = {id(n): f"n{i}" for i, n in enumerate(body.nodes)}
+        touched = dict.fromkeys((*body.loads, *body.stores))
+        self.direct = {s for s in touched if writer.codecs[s].c_decode is None and writer.codecs[s].block == 1 and writer.codecs[s].dtype == writer.compute}
+        self.touched = tuple(touched)
+
+    def text(self, name: str) -> str:
+        """The function."""
+        lines = [f"static void {name}(const Table *T, i64 t, i64 origin, i64 begin, i64 end, const real *restrict s, double *out) {{", "  (void)s; (void)out; (void)origin;"]
+        lines += [f"  {line}" for line in (*self._pointers(), *self._scalars(), *self._accumulators())]
+        lines += ["  for (i64 at = begin; at < end; at += BLOCK) {", "    const int m = end - at < BLOCK ? (int)(end - at) : BLOCK;"]
+        lines += [f"    {line}" for line in (*self._decode(), *self._compute(), *self._encode(), *self._accumulate())]
+        return "\n".join([*lines, "  }", "}"])
+
+    def _pointers(self) -> list[str]:
+        lines = []
+        for s in self.touched:
+            const = "" if s in self.body.stores else "const "
+            word = self.writer.codecs[s].c_type
+            i = self.writer.streams.index(s)
+            lines.append(f"{const}{word} *restrict w_{i} = ({const}{word} *)T->streams[{i}][t];")
+        return lines
+
+    def _scalars(self) -> list[str]:
+        used = {id(a) for n in self.body.nodes for a in n.args} | {id(n) for n in (*self.body.stores.values(), *self.body.reduced)}
+        return [f"const real s{i} = s[{i}];" for i, c in enumerate(self.program.columns) if id(c) in used]
+
+    def _accumulators(self) -> list[str]:
+        start = {"sum": "0.0", "max": "-INFINITY"}
+        lines = []
+        for r, node in enumerate(self.program.reductions):
+            lines += [f"double a{r}[LANES];", f"for (int l = 0; l < LANES; l++) a{r}[l] = {start[node.op]};"]
+        return lines
+
+    def _decode(self) -> list[str]:
+        lines = []
+        for s in self.touched:
+            if s in self.direct:
+                continue
+            i, codec = self.writer.streams.index(s), self.writer.codecs[s]
+            lines.append(f"real b_{i}[BLOCK];")
+            if s in self.body.loads:
+                word = (codec.c_decode or "{0}").format(f"w_{i}[at + i]")
+                lines.append(f"for (int i = 0; i < m; i++) b_{i}[i] = (real){word};")
+        width = len(self.program.row_columns)
+        for c in self._row_columns():
+            lines += [
+                f"real r_{c}[BLOCK];",
+                "for (i64 i = 0, row = at / T->row_size[t]; i < m; row++) {",
+                f"  const real value = T->row_values[(T->row_base[t] + row) * {width} + {c}];",
+                "  const i64 stop = (row + 1) * T->row_size[t] - at;",
+                f"  for (; i < stop && i < m; i++) r_{c}[i] = value;",
+                "}",
+            ]
+        return lines
+
+    def _row_columns(self) -> list[int]:
+        used = {id(a) for n in self.body.nodes for a in n.args} | {id(n) for n in (*self.body.stores.values(), *self.body.reduced)}
+        return [i for i, c in enumerate(self.program.row_columns) if id(c) in used]
+
+    def _compute(self) -> list[str]:
+        lines = [f"real v{r}[BLOCK];" for r in range(len(self.body.reduced))]
+        lines.append("for (int i = 0; i < m; i++) {")
+        lines += [f"  const real {self._local(x)} = {self._place(x)};" for x in self.body.loads]
+        for node in self.body.nodes:
+            text = OPS[node.op].c.format(*(self._operand(a) for a in node.args))
+            lines.append(f"  const {'int' if node.boolean else 'real'} {self.names[id(node)]} = {text};")
+        for stream, node in self.body.stores.items():
+            lines.append(f"  {self._place(stream)} = {self._operand(node)};")
+        lines += [f"  v{r}[i] = {self._operand(n)};" for r, n in enumerate(self.body.reduced)]
+        return [*lines, "}"]
+
+    def _place(self, stream: str) -> str:
+        i = self.writer.streams.index(stream)
+        return f"w_{i}[at + i]" if stream in self.direct else f"b_{i}[i]"
+
+    def _local(self, stream: str) -> str:
+        return f"x{self.writer.streams.index(stream)}"
+
+    def _operand(self, node: Node) -> str:
+        if node.op == "const":
+            return ("1" if node.attr else "0") if node.boolean else literal(node.attr)
+        if node.lane == Lane.ELEMENT:
+            if node.op == "input":
+                kind, name = node.attr
+                return self._local(name or kind)
+            return self.names[id(node)]
+        if node.lane == Lane.ROW:
+            text = f"r_{self.program.row_columns.index(node)}[i]"
+        else:
+            text = f"s{self.program.columns.index(node)}"
+        return f"({text} != 0)" if node.boolean else text
+
+    def _encode(self) -> list[str]:
+        lines = []
+        for stream in self.body.stores:
+            if stream not in self.direct:
+                i, codec = self.writer.streams.index(stream), self.writer.codecs[stream]
+                word = (codec.c_encode or "{0}").format(f"(float)b_{i}[i]" if codec.c_encode else f"b_{i}[i]")
+                lines.append(f"for (int i = 0; i < m; i++) w_{i}[at + i] = ({codec.c_type}){word};")
+        return lines
+
+    def _accumulate(self) -> list[str]:
+        if not self.body.reduced:
+            return []
+        lines = []
+        for r, node in enumerate(self.program.reductions):
+            fill, join = ("0", "a{r}[l] + v") if node.op == "sum" else ("-INFINITY", "(v > a{r}[l]) | (v != v) ? v : a{r}[l]")
+            lines += [
+                f"for (int i = m; i < BLOCK; i++) v{r}[i] = {fill};",
+                "for (int i = 0; i < BLOCK; i += LANES)",
+                f"  for (int l = 0; l < LANES; l++) {{ const double v = v{r}[i + l]; a{r}[l] = {join.format(r=r)}; }}",
+            ]
+        lines.append("if ((at + BLOCK - origin) % SUM_BLOCK == 0 || at + BLOCK >= end) {")
+        for r, node in enumerate(self.program.reductions):
+            start = "0.0" if node.op == "sum" else "-INFINITY"
+            lines += [
+                f"  for (int h = LANES / 2; h; h /= 2) for (int l = 0; l < h; l++) a{r}[l] = {node.op}_tree_join(a{r}[l], a{r}[l + h]);",
+                f"  out[{r} * T->blocks] = a{r}[0];",
+                f"  for (int l = 0; l < LANES; l++) a{r}[l] = {start};",
+            ]
+        return [*lines, "  out++;", "}"]
+
+
+def source(programs: Sequence[Program], codecs: Mapping[str, Codec], compute: torch.dtype) -> str:
+    """The C text of a graph's programs for streams stored by these codecs."""
+    writer = Writer(programs, codecs, compute)
+    finish = [writer.finish(i, p) for i, p in enumerate(programs) if not p.by_row]
+    return "\n".join([writer.text(), *finish, ""])

@@ -1,0 +1,55 @@
+"""Which backend a bucket runs on, and why."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from types import ModuleType
+
+import torch
+
+from thalweg.engine.backends import c_run, eager, foreach, triton_run
+from thalweg.engine.codecs import Codec
+from thalweg.errors import BackendError
+
+_said: set[str] = set()
+
+
+def kernel_for(device: torch.device) -> ModuleType:
+    """The module that compiles kernels for a device."""
+    return triton_run if device.type == "cuda" else c_run
+
+
+def choose(
+    codecs: Mapping[str, Codec], layout: str, device: torch.device, *, use_foreach: bool | None, use_fused: bool | None
+) -> tuple[ModuleType, str]:
+    """The backend's module and the reason, as `explain()` says it.
+
+    `fused` and `foreach` mean what they mean in torch: None, None is the kernel where it is possible;
+    fused=True is the kernel or an error; foreach=True is lists; foreach=False without fused is eager.
+
+    Raises:
+        BackendError: fused=True, and the kernel cannot run.
+    """
+    if layout in ("differentiable", "rows"):
+        return eager, {"differentiable": "differentiable=True", "rows": "the gradient is sparse"}[layout]
+    kernel = kernel_for(device)
+    if use_fused or (use_fused is None and use_foreach is None):
+        obstacle = kernel.why_not(codecs, layout, device)
+        if obstacle is None:
+            return kernel, "fused=True" if use_fused else "the default"
+        if use_fused:
+            raise BackendError(f"`fused=True` cannot run here: {obstacle}. Leave fused=None to use what can.")
+        if layout == "strided":
+            return eager, obstacle
+        _say_once(obstacle)
+        return foreach, obstacle
+    if use_foreach or (use_foreach is None and layout == "dense"):
+        return foreach, "foreach=True" if use_foreach else "fused=False"
+    return eager, "foreach=False" if use_foreach is False else "fused=False, and no flat storage"
+
+
+def _say_once(obstacle: str) -> None:
+    if obstacle not in _said:
+        _said.add(obstacle)
+        warnings.warn(f"thalweg runs without fused kernels: {obstacle}", stacklevel=2)

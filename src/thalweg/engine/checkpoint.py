@@ -1,0 +1,88 @@
+"""Checkpoints: torch's layout, with the rule and the options of the constructor and copies of every tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from thalweg.engine.groups import resolve
+from thalweg.engine.prepare import wanted_slots
+from thalweg.engine.rule import Group
+from thalweg.errors import CheckpointError
+
+OWN_KEYS = ("rule", "options", "state_dtype")
+"""What the constructor decides, whatever a checkpoint says."""
+
+
+def check_groups(groups: Sequence[Group], saved: Sequence[Mapping[str, Any]], *, strict: bool) -> None:
+    """Refuse a checkpoint of another rule or of other options; torch's, which names none, is welcome.
+
+    Raises:
+        CheckpointError: It differs, and `strict` is on.
+    """
+    if not strict:
+        return
+    for i, (own, theirs) in enumerate(zip(groups, saved, strict=False)):
+        for key, what in (("rule", "rule"), ("options", "options")):
+            if key not in theirs:
+                continue
+            mine, other = _plain(own[key]), _plain(theirs[key])
+            if mine != other:
+                raise CheckpointError(
+                    f"the checkpoint's group {i} has {what} {_said(other)} and this optimizer {_said(mine)}"
+                    f"{_difference(mine, other)}: make the optimizer as it was when it was saved, or load with "
+                    "strict=False to keep this one's"
+                )
+
+
+def _plain(value: Any) -> Any:
+    return tuple(sorted(value)) if isinstance(value, (list, tuple)) else value
+
+
+def _said(value: Any) -> str:
+    return repr(value) if isinstance(value, str) else f"[{', '.join(value)}]" if value else "none"
+
+
+def _difference(mine: Any, other: Any) -> str:
+    if isinstance(mine, str):
+        return ""
+    missing, extra = sorted(set(other) - set(mine)), sorted(set(mine) - set(other))
+    parts = [f"missing here: {', '.join(missing)}"] * bool(missing) + [f"only here: {', '.join(extra)}"] * bool(extra)
+    return f" ({'; '.join(parts)})"
+
+
+def merged_group(own: Group, saved: Mapping[str, Any]) -> dict[str, Any]:
+    """A saved group as this optimizer takes it: its numbers, and the constructor's rule, options and storage."""
+    options = tuple(own["options"])
+    foreign = [o for o in saved.get("options", ()) if o not in options]
+    kept = {k: v for k, v in saved.items() if k not in OWN_KEYS and not any(k.startswith(f"{o}_") for o in foreign)}
+    missing = {k: v for k, v in own.items() if k not in saved and k != "params"}
+    return {**kept, **missing, **{k: own[k] for k in OWN_KEYS if k in own}}
+
+
+def loaded_state(p: Tensor, group: Group, saved: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Copies of a parameter's saved entries, stored as this optimizer stores them.
+
+    Raises:
+        CheckpointError: A slot has another shape than the parameter.
+    """
+    resolved = resolve(group)
+    wanted = wanted_slots(resolved, resolved.setting(p, frozenset()), group, p)
+    found: dict[str, Any] = {}
+    for key, value in saved.items():
+        if not isinstance(value, Tensor):
+            found[key] = value
+        elif key in wanted:
+            if value.shape != p.shape:
+                raise CheckpointError(
+                    f"the checkpoint's {key!r} for {where} has shape {tuple(value.shape)} and the parameter "
+                    f"{tuple(p.shape)}: the groups hold other parameters, or hold them in another order"
+                )
+            found[key] = torch.empty_like(p, dtype=wanted[key][1], requires_grad=False).copy_(value.detach())
+        else:
+            home = p.device if value.ndim and value.device.type != "cpu" else torch.device("cpu")
+            found[key] = value.detach().to(home, copy=True)
+    return found

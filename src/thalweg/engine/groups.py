@@ -1,0 +1,93 @@
+"""Groups as the engine reads them: which rule, options, switches and numbers a group of parameters has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from torch import Tensor
+
+from thalweg.engine.graph import Graph
+from thalweg.engine.lower import lower
+from thalweg.engine.option import OPTIONS, OptionSpec, find_option
+from thalweg.engine.passes import Program, split
+from thalweg.engine.rule import Declared, Group, Rule, find_rule
+from thalweg.engine.trace import Setting, trace
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A group's rule, options and switches, and which of its numbers only the device knows."""
+
+    rule: Rule
+    specs: tuple[OptionSpec, ...]
+    switches: tuple[tuple[str, str, Any], ...]
+    by_ndim: tuple[tuple[str, str, int], ...]
+    tensors: frozenset[str]
+
+    def setting(self, p: Tensor, on_device: frozenset[str]) -> Setting:
+        """What to trace for a parameter of this group."""
+        switches: dict[tuple[str, str], Any] = {(label, name): value for label, name, value in self.switches}
+        switches |= {(label, name): p.ndim >= least for label, name, least in self.by_ndim}
+        return Setting(switches, on_device)
+
+    def labelled(self) -> Iterator[tuple[str, Declared]]:
+        """The rule and the options, with the label that their names have in groups and state."""
+        yield "", self.rule
+        for spec in self.specs:
+            yield spec.name, spec
+
+
+def resolve(group: Group) -> Resolved:
+    """Read a group: cheap, since every step does it for every group."""
+    rule, specs = _declared(group["rule"], tuple(group["options"]))
+    switches, by_ndim = [], []
+    for label, owner in [("", rule), *((s.name, s) for s in specs)]:
+        for s in owner.switches:
+            if s.min_ndim is not None:
+                by_ndim.append((label, s.name, s.min_ndim))
+            elif s.read is not None:
+                switches.append((label, s.name, s.read(group)))
+            else:
+                switches.append((label, s.name, group.get(f"{label}_{s.name}" if label else s.name, s.default)))
+    return Resolved(rule, specs, tuple(switches), tuple(by_ndim), _tensor_numbers(group))
+
+
+@lru_cache(maxsize=256)
+def _declared(rule: str, options: tuple[str, ...]) -> tuple[Rule, tuple[OptionSpec, ...]]:
+    builtin = [spec for spec in OPTIONS.values() if spec.builtin and spec.name not in options]
+    return find_rule(rule), tuple(sorted((*builtin, *map(find_option, options)), key=lambda s: s.name))
+
+
+def _tensor_numbers(group: Group) -> frozenset[str]:
+    """Keys of numbers that must not be read on the host: device tensors, and what autograd differentiates."""
+    found = []
+    for key, value in group.items():
+        if key == "params":
+            continue
+        for name, x in [(key, value)] if not isinstance(value, tuple) else [(f"{key}[{i}]", v) for i, v in enumerate(value)]:
+            if isinstance(x, Tensor) and (x.device.type != "cpu" or (x.requires_grad and group.get("differentiable"))):
+                found.append(name)
+    return frozenset(found)
+
+
+def number(group: Group, key: str) -> Any:
+    """A group's number by the name that graphs have for it: "lr", "betas[0]"."""
+    if key.endswith("]"):
+        name, index = key[:-1].split("[")
+        return group[name][int(index)]
+    return group[key]
+
+
+_graphs: dict[Any, tuple[Graph, tuple[Program, ...]]] = {}
+
+
+def graph_of(resolved: Resolved, setting: Setting) -> tuple[Graph, tuple[Program, ...]]:
+    """The lowered graph and its passes, made once per setting."""
+    key = (resolved.rule, resolved.specs, tuple(sorted(setting.switches.items(), key=repr)), setting.on_device)
+    if key not in _graphs:
+        graph = lower(trace(resolved.rule, resolved.specs, setting))
+        _graphs[key] = graph, split(graph)
+    return _graphs[key]

@@ -1,0 +1,66 @@
+"""What an optimizer tells of itself: text for people."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from thalweg.engine.backends import toolchain
+from thalweg.engine.plan import BucketRun, Plan
+
+if TYPE_CHECKING:
+    import torch
+
+
+def explain(plan: Plan | None) -> str:
+    """The buckets of the last step: backend, why it, tensors, passes."""
+    if plan is None:
+        return "no step taken yet: backends are chosen in the first one"
+    if not plan.runs:
+        return "the last step found no gradients"
+    lines = [_bucket(i, r) for i, r in enumerate(plan.runs)]
+    if any("(C)" in r.kind.backend for r in plan.runs):
+        lines.append(f"compiler: {toolchain.describe()}")
+    return "\n".join(lines)
+
+
+def _bucket(index: int, run: BucketRun) -> str:
+    kind, b = run.kind, run.bucket
+    groups = ", ".join(map(str, sorted(set(b.groups))))
+    options = f" + {' + '.join(s.name for s in kind.specs if not s.builtin)}" if any(not s.builtin for s in kind.specs) else ""
+    stored = ", ".join(f"{stream} {codec.name}" for stream, codec in kind.codecs.items())
+    return (
+        f"bucket {index}: {kind.rule.name}{options} on {kind.backend} ({kind.reason})\n"
+        f"  {len(b.params)} tensors, {sum(b.numel):,} numbers on {kind.device}, groups {groups}\n"
+        f"  {len(kind.programs)} pass{'es' if len(kind.programs) > 1 else ''}; stored: {stored}; "
+        f"computed in {str(kind.compute).removeprefix('torch.')}"
+    )
+
+
+def summary(optimizer: torch.optim.Optimizer) -> str:
+    """Defaults, groups and state, with bytes."""
+    lines = [f"{type(optimizer).__name__}", "defaults: " + _values(optimizer.defaults)]
+    for i, group in enumerate(optimizer.param_groups):
+        numel = sum(p.numel() for p in group["params"])
+        differs = {k: v for k, v in group.items() if k != "params" and (k not in optimizer.defaults or not _same(v, optimizer.defaults[k]))}
+        lines.append(f"group {i}: {len(group['params'])} tensors, {numel:,} elements" + (f"; {_values(differs)}" if differs else ""))
+    held: dict[str, tuple[int, int]] = {}
+    for entries in optimizer.state.values():
+        for key, x in entries.items():
+            tensors, size = held.get(key, (0, 0))
+            held[key] = tensors + 1, size + (x.numel() * x.element_size() if isinstance(x, Tensor) else 0)
+    total = sum(size for _, size in held.values())
+    numel = sum(p.numel() for g in optimizer.param_groups for p in g["params"])
+    for key, (tensors, size) in held.items():
+        lines.append(f"state {key!r}: {tensors} tensors, {size:,} bytes")
+    lines.append(f"state in all: {total:,} bytes, {total / max(numel, 1):.2f} per parameter element" if held else "state: none before the first step")
+    return "\n".join(lines)
+
+
+def _values(values: dict[str, Any]) -> str:
+    return ", ".join(f"{k}={v.item() if isinstance(v, Tensor) and v.numel() == 1 else v}" for k, v in values.items() if k != "param_names")
+
+
+def _same(a: Any, b: Any) -> bool:
+    return bool(a is b or (not isinstance(a, Tensor) and not isinstance(b, Tensor) and a == b))

@@ -1,0 +1,423 @@
+"""The optimizer: a `torch.optim.Optimizer` around a rule; the only reader of `p.grad`."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar, overload
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
+
+from thalweg.engine import inspection
+from thalweg.engine.checkpoint import check_groups, loaded_state, merged_group
+from thalweg.engine.groups import number, resolve
+from thalweg.engine.option import OPTIONS, Option, OptionSpec, check_options, find_option
+from thalweg.engine.plan import Plan
+from thalweg.engine.prepare import Preparation
+from thalweg.engine.rule import Group, Hyper, Rule, find_rule
+from thalweg.engine.trace import hyper_key
+from thalweg.errors import ArgumentError, ArgumentTypeError, BackendError, StepError, suggest
+
+LR = Hyper("lr", 1e-3, low=0.0, says="Invalid learning rate")
+_FLAGS = ("foreach", "maximize", "capturable", "differentiable", "fused")
+S = TypeVar("S", bound="Optimizer")
+
+
+class Optimizer(torch.optim.Optimizer):
+    """Any rule as a torch optimizer.
+
+    It is a real `torch.optim.Optimizer`: groups, state, hooks, closures, schedulers, checkpoints. The
+    update runs as one fused kernel per kind of tensors where that is possible (`explain()` tells).
+
+    Args:
+        params: Parameters, (name, parameter) pairs, or dicts of groups, as in torch.
+        lr: Learning rate, >= 0; a number or a tensor of one element.
+        rule: What `@thalweg.rule` made, or its name.
+        options: What to compose around it: `[thalweg.options.Lookahead(k=6)]`; the order does not matter.
+        foreach, fused: As in torch: None, None runs kernels where possible; fused=True does or raises;
+            foreach=True works list by list; both False runs the reference, tensor by tensor.
+        maximize: Climb instead of descend.
+        capturable: Keep step counts on the device, for CUDA graphs.
+        differentiable: Let autograd see the step.
+        **hypers: The rule's numbers and switches by name, and `weight_decay`.
+
+    Raises:
+        ValueError: A number out of range, options that exclude each other, no parameters.
+        TypeError: An unknown argument, or a rule that is none.
+
+    Example:
+        >>> import torch, thalweg
+        >>> from thalweg.ops import lerp, sign
+        >>> @thalweg.rule(slots=(thalweg.Slot("exp_avg"),), hypers=(thalweg.Hyper("beta", 0.9, low=0.0, high=1.0),))
+        ... def signum(g, exp_avg, *, beta):
+        ...     exp_avg = lerp(exp_avg, g, 1 - beta)
+        ...     return sign(exp_avg), exp_avg
+        >>> w = torch.nn.Parameter(torch.ones(3))
+        >>> optimizer = thalweg.Optimizer([w], lr=0.5, rule=signum)
+        >>> w.grad = torch.tensor([1.0, -2.0, 0.0])
+        >>> optimizer.step()
+        >>> w.tolist()
+        [0.5, 1.5, 1.0]
+    """
+
+    _plan: Plan | None = None
+    _averaging: bool = False
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Optimizer:
+        """Refuse unknown arguments with a suggestion before anything else looks at them."""
+        known = inspect.signature(cls.__init__).parameters
+        if not any(p.kind is p.VAR_KEYWORD for p in known.values()):
+            for name in kwargs:
+                if name not in known:
+                    raise ArgumentTypeError(_unknown(cls.__name__, name, [k for k in known if k != "self"]))
+        return super().__new__(cls)
+
+    def __init__(
+        self, params: ParamsT, lr: float | Tensor = 1e-3, *, rule: Rule | str, options: Sequence[Option] = (),
+        foreach: bool | None = None, maximize: bool = False, capturable: bool = False,
+        differentiable: bool = False, fused: bool | None = None, **hypers: Any,
+    ) -> None:  # fmt: skip
+        rule = _as_rule(rule)
+        chosen = check_options(options)
+        defaults: dict[str, Any] = {"lr": lr}
+        defaults |= _numbers(type(self).__name__, rule, hypers)
+        defaults |= {"maximize": maximize, "foreach": foreach, "capturable": capturable}
+        defaults |= {"differentiable": differentiable, "fused": fused, "rule": rule.name}
+        defaults |= _dissolved(chosen)
+        _check_flags(foreach, fused, differentiable)
+        _check_numbers(type(self).__name__, defaults, "")
+        super().__init__(params, defaults)
+
+    # Groups ---------------------------------------------------------------------------------------
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group; its options, if it has any of its own, dissolve into plain keys.
+
+        Args:
+            param_group: As in torch, with any of the optimizer's arguments.
+
+        Raises:
+            ValueError: A number out of range, a parameter that another group has, or an option of the
+                whole optimizer that the other groups do not share.
+        """
+        if not isinstance(param_group, dict):
+            raise TypeError(f"param_group must be a dict, but got {type(param_group)}")
+        group = dict(param_group)
+        own = group.pop("options", None)
+        if own is not None and not all(isinstance(name, str) for name in own):
+            group |= _dissolved(check_options(own))
+        elif own is not None:
+            group["options"] = tuple(own)
+        if "rule" in group:
+            group["rule"] = _as_rule(group["rule"]).name
+            named = {k: v for k, v in group.items() if k in {h.name for h in find_rule(group["rule"]).hypers}}
+            group = {**_numbers(type(self).__name__, find_rule(group["rule"]), named), **group}
+        known = {*self.defaults, "params", "initial_lr", "param_names"}
+        for name in group:
+            if name not in known and _is_misspelt(name, known):
+                raise ArgumentTypeError(_unknown(f"group {len(self.param_groups)} of {type(self).__name__}", name, sorted(known)))
+        full = {**self.defaults, **group}
+        where = f", group {len(self.param_groups)}{_first_name(group)}" if self.param_groups or len(group) > 1 else ""
+        _check_flags(full["foreach"], full["fused"], full["differentiable"])
+        _check_numbers(type(self).__name__, full, where)
+        self._check_shared(full)
+        for key, value in _taken_at_construction(full).items():
+            group.setdefault(key, value)
+        super().add_param_group(group)
+        if self.param_groups[-1]["fused"]:
+            self._check_fusable()
+        self._plan = None
+
+    def _check_shared(self, group: Group) -> None:
+        """An option of the whole optimizer is the same in all groups."""
+        for other in self.param_groups[:1]:
+            for name in {*group["options"], *other["options"]}:
+                spec = find_option(name)
+                keys = [hyper_key(h, name) for h in spec.hypers]
+                if spec.scope == "optimizer" and (
+                    (name in group["options"]) != (name in other["options"]) or any(group[k] != other[k] for k in keys)
+                ):
+                    raise ArgumentError(f"option {name} acts on all gradients together, so that all groups must have it alike; group {len(self.param_groups)} differs from group 0")
+
+    def _check_fusable(self) -> None:
+        for p in self.param_groups[-1]["params"]:
+            if not (p.is_floating_point() or p.is_complex()) or p.device.type not in ("cpu", "cuda"):
+                self.param_groups.pop()
+                raise BackendError(
+                    "`fused=True` requires all the params to be floating point Tensors of supported devices: "
+                    f"['cpu', 'cuda'], but {p.dtype} and {p.device.type} was found"
+                )
+
+    # Steps ----------------------------------------------------------------------------------------
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Take one step with the gradients that are there.
+
+        Args:
+            closure: Evaluates the model again and returns the loss; called once, with gradients enabled.
+
+        Returns:
+            What the closure returned.
+
+        Raises:
+            StepError: The step cannot be taken; parameters, state and counts are as they were.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        if self._averaging:
+            raise StepError("step() inside averaged(): the parameters hold their averages; leave the with block first")
+        with torch.set_grad_enabled(bool(self.defaults["differentiable"])):
+            self._advance()
+        return loss
+
+    def _advance(self) -> None:
+        plan, self._plan = self._plan, None  # whatever interrupts a step, the next one looks at everything anew
+        if plan is None or not plan.fits(self.param_groups, self.state):
+            plan, pending = Preparation(self.param_groups, self.state, self._name_of).plan()
+            for p, entries in pending:
+                self.state[p].update(entries)
+            plan.settle(self.state)
+        plan.run(self.param_groups)
+        self._plan = plan
+
+    def _name_of(self, p: Tensor) -> str:
+        for i, group in enumerate(self.param_groups):
+            for j, q in enumerate(group["params"]):
+                if q is p:
+                    names = group.get("param_names")
+                    return repr(names[j]) if names else f"parameter {j} of group {i}"
+        return "a parameter"
+
+    # State ----------------------------------------------------------------------------------------
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._plan, self._averaging = None, False
+        for group in self.param_groups:
+            for key, value in self.defaults.items():
+                group.setdefault(key, value)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state and the groups, as torch lays them out; plain values and tensors only."""
+        if self._averaging:
+            raise StepError("state_dict() inside averaged(): it would save the averages as weights; leave the with block first")
+        return super().state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any], *, strict: bool = True) -> None:
+        """Load a checkpoint of this optimizer, or of torch's of the same algorithm; everything is copied.
+
+        Args:
+            state_dict: What `state_dict()` returned.
+            strict: Refuse a checkpoint with another rule or other options; without, this optimizer's stay.
+
+        Raises:
+            CheckpointError: It is another rule's or has other options or shapes; nothing was changed.
+            ValueError: It has other groups.
+        """
+        checked: dict[str, Any] = {}
+
+        def check(_: Any, given: dict[str, Any]) -> dict[str, Any]:
+            """After the user's hooks: look at everything, and keep torch from casting the state."""
+            saved = given["param_groups"]
+            check_groups(self.param_groups, saved, strict=strict)
+            checked["state"] = self._loaded(given)
+            groups = [merged_group(own, g) for own, g in zip(self.param_groups, saved, strict=False)]
+            return {**given, "state": {}, "param_groups": [*groups, *saved[len(groups) :]]}
+
+        def fill(_: Any) -> None:
+            """Before the user's hooks: what torch would have loaded."""
+            self.state.update(checked["state"])
+
+        handles = (
+            self.register_load_state_dict_pre_hook(check),
+            self.register_load_state_dict_post_hook(fill, prepend=True),
+        )
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _loaded(self, given: Mapping[str, Any]) -> dict[Any, Any]:
+        """The checkpoint's state by parameter."""
+        owner: dict[Any, tuple[Tensor, Group, Mapping[str, Any]]] = {}
+        for own, saved in zip(self.param_groups, given["param_groups"], strict=False):
+            merged = {**merged_group(own, saved), "params": own["params"]}
+            for key, p in zip(saved["params"], own["params"], strict=False):
+                owner[key] = p, merged, saved
+        found: dict[Any, Any] = {}
+        for key, entries in given["state"].items():
+            if key in owner:
+                p, merged, _ = owner[key]
+                found[p] = loaded_state(p, merged, entries, self._name_of(p))
+            else:
+                found[key] = entries
+        return found
+
+    # Looking at it --------------------------------------------------------------------------------
+
+    def explain(self) -> str:
+        """Which backend each bucket of tensors ran on in the last step, and why."""
+        return inspection.explain(self._plan)
+
+    def summary(self) -> str:
+        """The defaults, the groups, and what the state holds, with bytes."""
+        return inspection.summary(self)
+
+    @property
+    def skipped_steps(self) -> int:
+        """How many steps a gate (`SkipNonFinite`) has held back."""
+        counts = [float(s[key]) for s in self.state.values() for key in s if key.endswith("_skipped")]
+        return int(max(counts, default=0.0))
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Within the block the parameters hold their averages; values are exchanged, never pointers.
+
+        Raises:
+            ArgumentError: No group has an option that averages.
+        """
+        pairs = [(p, self.state[p][key]) for p, key in self._averages() if key in self.state.get(p, {})]
+        if self._averaging:
+            raise StepError("averaged() inside averaged(): the parameters hold their averages already")
+        _exchange(pairs)
+        self._averaging = True
+        try:
+            yield
+        finally:
+            _exchange(pairs)
+            self._averaging = False
+
+    def _averages(self) -> list[tuple[Tensor, str]]:
+        found = []
+        for group in self.param_groups:
+            for spec in resolve(group).specs:
+                if spec.averages is not None:
+                    found += [(p, f"{spec.name}_{spec.averages}") for p in group["params"]]
+        if not found:
+            raise ArgumentError("averaged() needs an option that keeps averages: options=[thalweg.options.Average(0.999)]")
+        return found
+
+
+def _exchange(pairs: list[tuple[Tensor, Tensor]]) -> None:
+    with torch.no_grad():
+        for p, average in pairs:
+            kept = p.detach().clone()
+            p.copy_(average)
+            average.copy_(kept)
+
+
+def _as_rule(rule: Any) -> Rule:
+    if isinstance(rule, str):
+        return find_rule(rule)
+    if not isinstance(rule, Rule):
+        hint = "; decorate it with @thalweg.rule(...)" if callable(rule) else ""
+        raise ArgumentTypeError(f"rule={rule!r} is no rule{hint}")
+    return rule
+
+
+def _numbers(title: str, rule: Rule, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The group's keys for a rule's numbers and switches, from what was passed by name or by key."""
+    left = dict(given)
+    found: dict[str, Any] = {}
+    for h in (*rule.hypers, *_builtin_hypers()):
+        key, index = h.place()
+        if index is None:
+            found[key] = left.pop(key, left.pop(h.name, h.default))
+            continue
+        values = list(found.get(key, ()))
+        whole = given.get(key)
+        if whole is not None and (not isinstance(whole, (tuple, list)) or len(whole) <= index):
+            raise ArgumentTypeError(f"{title}: {key}={whole!r}; it holds {index + 1} numbers or more, as in {key}=(0.9, 0.999)")
+        values.append(left.pop(h.name, h.default) if whole is None else whole[index])
+        found[key] = tuple(values)
+    for key in list(left):
+        if key in found:
+            del left[key]
+    for s in rule.arguments():
+        if s not in found and s in left:
+            found[s] = left.pop(s)
+    for name, s in rule.arguments().items():
+        if not isinstance(s, Hyper):
+            found.setdefault(name, s.default)
+    extra = {k: left.pop(k) for k in list(left) if k in _TORCH_KEYS}
+    if left:
+        raise ArgumentTypeError(_unknown(title, next(iter(left)), [*found, *_FLAGS, "lr", "options"]))
+    return found | extra
+
+
+_TORCH_KEYS = ("decoupled_weight_decay",)
+"""Group keys of torch's classes that change a built-in option."""
+
+
+def _builtin_hypers() -> list[Hyper]:
+    return [h for spec in _builtin() for h in spec.hypers]
+
+
+def _builtin() -> list[OptionSpec]:
+    return [spec for spec in OPTIONS.values() if spec.builtin]
+
+
+def _dissolved(chosen: Sequence[Option]) -> dict[str, Any]:
+    """Options as plain keys of a group."""
+    keys: dict[str, Any] = {"options": tuple(o.spec.name for o in chosen if not o.spec.builtin)}
+    for o in chosen:
+        keys |= o.keys()
+    return keys
+
+
+def _taken_at_construction(group: Group) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for spec in resolve(group).specs:
+        if spec.at_construction is not None:
+            found |= spec.at_construction(group)
+    return found
+
+
+def _check_flags(foreach: bool | None, fused: bool | None, differentiable: bool) -> None:
+    if fused and differentiable:
+        raise BackendError("`fused` does not support `differentiable`")
+    if fused and foreach:
+        raise BackendError("`fused` and `foreach` cannot be `True` together.")
+
+
+def _check_numbers(title: str, group: Group, where: str) -> None:
+    lr = group["lr"]
+    if isinstance(lr, Tensor) and lr.numel() != 1:
+        raise ArgumentError(f"Tensor lr must be 1-element; got shape {tuple(lr.shape)}. {title}{where}")
+    resolved = resolve(group)
+    for label, owner in resolved.labelled():
+        for h in owner.hypers if label else (LR, *owner.hypers):
+            complaint = h.complaint(number(group, hyper_key(h, label)))
+            if complaint:
+                raise ArgumentError(f"{complaint}. {title} needs {h.range}{where}; typical: {h.default:g}.")
+    complaint = resolved.rule.check(group) if resolved.rule.check is not None else None
+    if complaint:
+        raise ArgumentError(f"{complaint}. {title}{where}")
+
+
+def _first_name(group: Group) -> str:
+    params = group.get("params")
+    first = params[0] if isinstance(params, (list, tuple)) and params else None
+    return f" ({first[0]!r})" if isinstance(first, tuple) and isinstance(first[0], str) else ""
+
+
+def _is_misspelt(name: str, known: set[str]) -> bool:
+    return bool(difflib.get_close_matches(name, known, n=1, cutoff=0.86))
+
+
+def _unknown(title: str, name: str, known: Sequence[str]) -> str:
+    return f"{title} got an unexpected keyword argument {name!r}.{suggest(name, known)} Known: {', '.join(known)}."
+

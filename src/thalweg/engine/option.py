@@ -1,0 +1,191 @@
+"""Options: parts that plug in around any rule, each at a station; the order is the table's, not the user's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from thalweg.engine.rule import Declared, Group, Hyper, Scalar, Slot, Switch, check_used, read_signature
+from thalweg.errors import ArgumentError, ArgumentTypeError, DeclarationError, suggest
+
+Station = Literal["gate", "gradient", "direction", "apply", "after"]
+STATIONS: tuple[Station, ...] = ("gate", "gradient", "direction", "apply", "after")
+
+# What a stage gets by position, and by keyword beyond the engine's names.
+_LEADING = {"gate": 1, "gradient": 1, "direction": 1, "apply": 2, "after": 1}
+_EXTRA: dict[str, tuple[str, ...]] = {"gate": (), "gradient": (), "direction": ("g",), "apply": (), "after": ()}
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One function of an option, at one station.
+
+    gate: g -> (keep, *scalars); gradient: g -> g; direction: u -> u; apply: (p, step) -> p; after: p -> p.
+    Slots follow by position and are returned after the value; numbers are keywords.
+    """
+
+    station: Station
+    rank: int
+    function: Callable[..., Any]
+    asks: frozenset[str]
+
+
+@dataclass(frozen=True, eq=False)
+class OptionSpec(Declared):
+    """What an option is: its stages, what it declares, and with what it goes together.
+
+    Args:
+        excludes: Names of options that cannot stand beside it.
+        scope: "optimizer" if all groups must agree on it.
+        averages: Name of the slot that holds an average of the weights (`optimizer.averaged()`).
+        builtin: Whether every optimizer has it: plain keys of the group switch it.
+        at_construction: Keys that a group gets from its own numbers when it is added.
+    """
+
+    stages: list[Stage] = field(default_factory=list)
+    excludes: tuple[str, ...] = ()
+    scope: Literal["group", "optimizer"] = "group"
+    averages: str | None = None
+    builtin: bool = False
+    at_construction: Callable[[Group], dict[str, Any]] | None = None
+
+    def at(self, station: Station, *, rank: int) -> Callable[[Callable[..., Any]], OptionSpec]:
+        """Add a function at a further station."""
+
+        def add(function: Callable[..., Any]) -> OptionSpec:
+            slots = self.slots if station in ("after", "apply") else ()
+            asks = read_signature(self, function, _LEADING[station], slots, _EXTRA[station])
+            self.stages.append(Stage(station, rank, function, asks))
+            return self
+
+        return add
+
+    def __repr__(self) -> str:
+        return f"<option {self.name}>"
+
+
+OPTIONS: dict[str, OptionSpec] = {}
+PUBLIC: dict[str, type[Option]] = {}
+"""Option classes by their spec's name: how a string becomes an option."""
+
+
+def find_option(name: str) -> OptionSpec:
+    """The registered option of that name."""
+    try:
+        return OPTIONS[name]
+    except KeyError:
+        raise ArgumentError(f"unknown option {name!r}.{suggest(name, OPTIONS)} Known: {', '.join(sorted(OPTIONS))}") from None
+
+
+def option(
+    station: Station | None,
+    *,
+    rank: int = 0,
+    name: str | None = None,
+    slots: tuple[Slot, ...] = (),
+    scalars: tuple[Scalar, ...] = (),
+    hypers: tuple[Hyper, ...] = (),
+    switches: tuple[Switch, ...] = (),
+    paper: str = "",
+    excludes: tuple[str, ...] = (),
+    scope: Literal["group", "optimizer"] = "group",
+    averages: str | None = None,
+    builtin: bool = False,
+    at_construction: Callable[[Group], dict[str, Any]] | None = None,
+) -> Callable[[Callable[..., Any]], OptionSpec]:
+    """Declare an option, as a rule is declared, at a station.
+
+    Args:
+        station: Where it plugs in; None for a declaration without a function at any station.
+        rank: Its place among the options of that station, smaller first.
+        name: Under which it is registered; the function's name by default.
+        slots, scalars, hypers, switches, paper: As for a rule; names in groups and state get its name in front.
+        excludes: Names of options that cannot stand beside it.
+        scope: "optimizer" if all groups must agree on it.
+        averages: Name of the slot that holds an average of the weights.
+        builtin: Whether every optimizer has it: plain keys of the group switch it.
+        at_construction: Keys that a group gets from its own numbers when it is added.
+    """
+
+    def declare(function: Callable[..., Any]) -> OptionSpec:
+        spec = OptionSpec(
+            name or function.__name__, slots, scalars, hypers, switches, paper,
+            excludes=excludes, scope=scope, averages=averages, builtin=builtin, at_construction=at_construction,
+        )  # fmt: skip
+        spec._check_names()
+        if station is not None:
+            spec.at(station, rank=rank)(function)
+        object.__setattr__(spec, "__doc__", function.__doc__)
+        OPTIONS[spec.name] = spec
+        return spec
+
+    return declare
+
+
+class Option:
+    """A chosen option with its numbers: what stands in `options=[...]`, and nowhere else.
+
+    Subclasses give a signature and a docstring and name their spec.
+    """
+
+    spec: OptionSpec
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        PUBLIC[cls.spec.name] = cls
+        check_used(cls.spec, frozenset().union(*(s.asks for s in cls.spec.stages)) | _stored(cls.spec))
+
+    def __init__(self, **values: Any) -> None:
+        self.values = values
+
+    def keys(self) -> dict[str, Any]:
+        """What it leaves in a group: plain keys and values."""
+        found = {}
+        for name, declared in self.spec.arguments().items():
+            value = self.values.get(name, declared.default)
+            if isinstance(declared, Hyper):
+                complaint = declared.complaint(value)
+                if complaint:
+                    raise ArgumentError(f"{complaint}. {type(self).__name__} needs {declared.range}; typical: {declared.default:g}.")
+                found[declared.place(self.spec.name)[0]] = value
+            else:
+                found[f"{self.spec.name}_{name}"] = value
+        return found
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.values.items())})"
+
+
+def _stored(spec: OptionSpec) -> frozenset[str]:
+    """A spec without stages is read by the engine itself, all of it."""
+    return frozenset() if spec.stages else frozenset(spec.arguments())
+
+
+def check_options(options: Iterable[Any]) -> tuple[Option, ...]:
+    """Refuse what is no option, what stands twice, and what excludes each other."""
+    if isinstance(options, (Option, str)) or not hasattr(options, "__iter__"):
+        raise ArgumentTypeError(f"options={options!r}: options is a list, as in options=[thalweg.options.Cautious()]")
+    chosen = tuple(options)
+    for o in chosen:
+        if isinstance(o, type) and issubclass(o, Option):
+            raise ArgumentTypeError(f"options holds the class {o.__name__}; make one of it: {o.__name__}(...)")
+        if not isinstance(o, Option):
+            raise ArgumentTypeError(f"options holds {o!r}, which is no option; see thalweg.options")
+    names = [o.spec.name for o in chosen]
+    for o in chosen:
+        if names.count(o.spec.name) > 1:
+            raise ArgumentError(f"option {type(o).__name__} stands twice in options; once per group is all it can")
+        for other in o.spec.excludes:
+            if other in names:
+                raise ArgumentError(f"options {type(o).__name__} and {PUBLIC[other].__name__} exclude each other; leave one out")
+    return chosen
+
+
+def stages_of(specs: Iterable[OptionSpec], station: Station) -> list[tuple[OptionSpec, Stage]]:
+    """The stages at one station in the table's order, whatever the order of the specs."""
+    found = [(spec, stage) for spec in specs for stage in spec.stages if stage.station == station]
+    found.sort(key=lambda pair: (pair[1].rank, pair[0].name))
+    if station == "apply" and len(found) > 1:
+        raise DeclarationError(f"two options apply the update: {found[0][0].name} and {found[1][0].name}")
+    return found

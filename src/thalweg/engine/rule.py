@@ -1,0 +1,295 @@
+"""Rules: what an update declares about itself, checked when it is declared, and a registry by name."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from thalweg.errors import ArgumentError, DeclarationError
+
+ENGINE_NAMES = ("p", "t", "lr", "first")
+"""What any rule may ask for: the parameter, the 1-based step, the learning rate, whether its state is new."""
+
+Group = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """A tensor that lives across steps, one element per element of the parameter.
+
+    Args:
+        name: Its key in `optimizer.state[p]` (an option's slot: `<option>_<name>`).
+        init: A number, "param" or "grad" (a copy taken when state is created), or the name of a hyper.
+        when: Name of a switch; without it set the slot does not exist and the rule sees None.
+        signed: False where values are never negative (what a compressed storage may use).
+    """
+
+    name: str
+    init: float | str = 0.0
+    when: str | None = None
+    signed: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Scalar:
+    """A number per parameter that lives across steps, kept as a 0-dim tensor in `optimizer.state[p]`."""
+
+    name: str
+    init: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Hyper:
+    """A number of the group that a schedule may change at any step.
+
+    Args:
+        name: The rule's keyword.
+        default: Used where the group does not say.
+        low, above: Smallest allowed value; or the bound that a value must exceed.
+        high, closed: The bound that a value must stay below; with `closed`, may reach.
+        at: Where it stands in the group if not under its own name: "betas[0]".
+        integer: Whether only whole numbers make sense.
+        says: The sentence that torch begins its error with, if not "Invalid <name> value".
+    """
+
+    name: str
+    default: float
+    low: float | None = None
+    above: float | None = None
+    high: float | None = None
+    closed: bool = False
+    at: str | None = None
+    integer: bool = False
+    says: str | None = None
+
+    def place(self, label: str = "") -> tuple[str, int | None]:
+        """The group's key, and the index in it if the key holds a tuple."""
+        if self.at is None:
+            return (f"{label}_{self.name}" if label else self.name), None
+        match = re.fullmatch(r"(\w+)(?:\[(\d+)\])?", self.at)
+        if match is None:
+            raise DeclarationError(f"Hyper {self.name!r}: at={self.at!r}; needs 'key' or 'key[index]'")
+        return match[1], None if match[2] is None else int(match[2])
+
+    @property
+    def range(self) -> str:
+        """The allowed values, as an interval."""
+        left = f"({self.above:g}" if self.above is not None else f"[{self.low:g}" if self.low is not None else "(-inf"
+        right = f"{self.high:g}" + ("]" if self.closed else ")") if self.high is not None else "inf)"
+        return f"{left}, {right}" + (", whole numbers" if self.integer else "")
+
+    def complaint(self, value: Any) -> str | None:
+        """The sentence to begin an error with if the value is not allowed, else None."""
+        number = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
+        if isinstance(number, (int, float)) and not isinstance(number, bool) and self._allows(number):
+            return None
+        _, index = self.place()
+        name = f"beta parameter at index {index}" if self.at and self.at.startswith("betas[") else f"{self.name} value"
+        return f"{self.says or f'Invalid {name}'}: {value}"
+
+    def _allows(self, x: float) -> bool:
+        if math.isnan(x) or (self.integer and x != int(x)):
+            return False
+        if (self.low is not None and x < self.low) or (self.above is not None and x <= self.above):
+            return False
+        return self.high is None or (x <= self.high if self.closed else x < self.high)
+
+
+@dataclass(frozen=True, slots=True)
+class Switch:
+    """A Python value that a rule may test with `if`; it is part of the kernel's identity.
+
+    Args:
+        name: The rule's keyword, and the group's key unless `read` is given.
+        default: Used where the group does not say.
+        read: How to derive it from the group: `nonzero("momentum")`.
+        min_ndim: Derived from the parameter: whether it has at least so many dimensions.
+    """
+
+    name: str
+    default: Any = False
+    read: Callable[[Group], Any] | None = None
+    min_ndim: int | None = None
+
+    @property
+    def is_derived(self) -> bool:
+        """Whether its value follows from other things, so that nobody passes it."""
+        return self.read is not None or self.min_ndim is not None
+
+
+def nonzero(key: str) -> Callable[[Group], bool]:
+    """A switch that is on while the group's number is not zero."""
+    return lambda group: bool(group.get(key, 0) != 0)
+
+
+@dataclass(frozen=True, eq=False)
+class Declared:
+    """What rules and options have in common: a function and what it declares."""
+
+    name: str
+    slots: tuple[Slot, ...] = ()
+    scalars: tuple[Scalar, ...] = ()
+    hypers: tuple[Hyper, ...] = ()
+    switches: tuple[Switch, ...] = ()
+    paper: str = ""
+
+    def arguments(self) -> dict[str, Hyper | Switch]:
+        """What a user may pass by name, in declared order."""
+        return {x.name: x for x in (*self.hypers, *self.switches) if not (isinstance(x, Switch) and x.is_derived)}
+
+    def _check_names(self) -> None:
+        names = [x.name for x in (*self.slots, *self.scalars, *self.hypers, *self.switches)]
+        for name in names:
+            if names.count(name) > 1:
+                raise DeclarationError(f"{self.name}: {name!r} is declared twice")
+            if name in ENGINE_NAMES and name != "first":
+                raise DeclarationError(f"{self.name}: {name!r} is the engine's name; it is asked for, not declared")
+        switches = {s.name for s in self.switches}
+        for slot in self.slots:
+            if slot.when is not None and slot.when not in switches:
+                raise DeclarationError(f"{self.name}: slot {slot.name!r} has when={slot.when!r}, which is no declared switch")
+
+
+def read_signature(
+    owner: Declared, function: Callable[..., Any], leading: int, slots: tuple[Slot, ...], extra: tuple[str, ...]
+) -> frozenset[str]:
+    """Check a function against its declaration and return the keywords it asks for.
+
+    Positional: `leading` tensors, then the slots by name in declared order. Keyword-only: numbers.
+    """
+    positional, keywords = [], []
+    for p in inspect.signature(function).parameters.values():
+        if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD):
+            positional.append(p.name)
+        elif p.kind is p.KEYWORD_ONLY:
+            keywords.append(p.name)
+        else:
+            raise DeclarationError(f"{owner.name}: *{p.name} in the signature; name every argument")
+    wanted = [s.name for s in slots]
+    if len(positional) < leading or positional[leading:] != wanted:
+        raise DeclarationError(
+            f"{owner.name}({', '.join(positional)}): the positional arguments are {leading} tensor(s), then the "
+            f"declared slots in order: {wanted or 'none'}; numbers come after a *"
+        )
+    numbers = {x.name for x in (*owner.hypers, *owner.switches, *owner.scalars)}
+    unknown = [k for k in keywords if k not in numbers and k not in ENGINE_NAMES and k not in extra]
+    if unknown:
+        raise DeclarationError(
+            f"{owner.name}: {unknown[0]!r} is asked for but not declared; declare a Hyper, Switch or Scalar "
+            f"of that name, or ask for one of {', '.join((*ENGINE_NAMES, *extra))}"
+        )
+    return frozenset(keywords)
+
+
+def check_used(owner: Declared, asked: frozenset[str]) -> None:
+    """Refuse a declaration that nothing uses: it is a misspelling more often than not."""
+    used = asked | {s.when for s in owner.slots}
+    for x in (*owner.hypers, *owner.switches, *owner.scalars):
+        if x.name not in used and x.name != "step":
+            raise DeclarationError(f"{owner.name}: {x.name!r} is declared but not asked for by the function")
+
+
+@dataclass(frozen=True, eq=False)
+class Rule(Declared):
+    """An update: a pure function of one element, and what it declares.
+
+    Args:
+        function: (g, *slots, *, numbers) -> direction, or (direction, *slots, *scalars).
+        sparse: Whether it may run on the touched rows of a sparse gradient alone.
+        refuses_sparse: The sentence where it may not; torch's own where torch has one.
+        decay: The style that `weight_decay` has where the user does not choose one.
+        check: Looks at a group's numbers together and returns a complaint or None.
+    """
+
+    function: Callable[..., Any] = field(default=lambda g: g)
+    sparse: bool = False
+    refuses_sparse: str = ""
+    decay: str = "decoupled"
+    check: Callable[[Mapping[str, Any]], str | None] | None = None
+    asks: frozenset[str] = frozenset()
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The function itself: a rule can be tried on plain tensors and numbers."""
+        return self.function(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"<rule {self.name}>"
+
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        return find_rule, (self.name,)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Rule:
+        return self
+
+
+RULES: dict[str, Rule] = {}
+
+
+def find_rule(name: str) -> Rule:
+    """The registered rule of that name."""
+    try:
+        return RULES[name]
+    except KeyError:
+        raise ArgumentError(
+            f"no rule is registered under {name!r}: import the module that declares it before unpickling "
+            "an optimizer that uses it"
+        ) from None
+
+
+def rule(
+    *,
+    slots: tuple[Slot, ...] = (),
+    scalars: tuple[Scalar, ...] = (),
+    hypers: tuple[Hyper, ...] = (),
+    switches: tuple[Switch, ...] = (),
+    paper: str = "",
+    name: str | None = None,
+    sparse: bool = False,
+    refuses_sparse: str = "",
+    decay: str = "decoupled",
+    check: Callable[[Mapping[str, Any]], str | None] | None = None,
+) -> Callable[[Callable[..., Any]], Rule]:
+    """Declare an update rule.
+
+    The function gets the gradient and the slots by position, numbers by keyword, and returns the
+    direction (which the learning rate multiplies) and the new slots. If it asks for `lr` it returns
+    the step itself.
+
+    Args:
+        slots: Tensors that live across steps.
+        scalars: Numbers per parameter that live across steps; returned after the slots.
+        hypers: Numbers of the group.
+        switches: Python values it may test with `if`.
+        paper: Authors, year, arXiv number, algorithm.
+        name: Under which it is registered; the function's name by default.
+        sparse: Whether it may run on the touched rows of a sparse gradient alone.
+        refuses_sparse: The sentence where it may not.
+        decay: "decoupled" or "l2": what `weight_decay` means where the user does not choose a style.
+        check: Looks at a group's numbers together and returns a complaint or None.
+
+    Raises:
+        DeclarationError: The function's signature disagrees with the declaration.
+    """
+
+    def declare(function: Callable[..., Any]) -> Rule:
+        new = Rule(name or function.__name__, slots, scalars, hypers, switches, paper, function, sparse, refuses_sparse, decay, check)
+        new._check_names()
+        asks = read_signature(new, function, 1, slots, ())
+        check_used(new, asks)
+        object.__setattr__(new, "asks", asks)
+        object.__setattr__(new, "__doc__", function.__doc__)
+        old = RULES.get(new.name)
+        if old is not None and old.function.__module__ != function.__module__:
+            raise DeclarationError(
+                f"a rule named {new.name!r} exists already, in {old.function.__module__}; pass name= to call yours otherwise"
+            )
+        RULES[new.name] = new
+        return new
+
+    return declare

@@ -1,0 +1,298 @@
+"""Tracing: a rule and its options run once on recording values and become one graph.
+
+A tracer of our own, over the vocabulary alone: torch.fx takes milliseconds a rule, accepts what no
+kernel can compute, and its messages name its own insides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from thalweg.engine.graph import Builder, Graph, Lane, Node
+from thalweg.engine.ops import REDUCTIONS, Traced, where
+from thalweg.engine.option import OptionSpec, Stage, Station, stages_of
+from thalweg.engine.rule import Declared, Hyper, Rule, Slot
+from thalweg.errors import DeclarationError, ThalwegError, TraceError
+
+
+class Value(Traced):
+    """A node being recorded."""
+
+    __slots__ = ("node", "tracer")
+
+    def __init__(self, tracer: Tracer, node: Node) -> None:
+        self.tracer = tracer
+        self.node = node
+
+    def _record(self, op: str, *operands: Any) -> Value:
+        return self.tracer.record(op, *operands)
+
+    def __repr__(self) -> str:
+        return f"<traced {self.node}>"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a trace depends on besides the rule and the options: the key of a graph.
+
+    Args:
+        switches: Value of every switch, by (label, name); the rule's label is "".
+        on_device: Names of host scalars ("t", "lr", a hyper's key) that only the device knows.
+    """
+
+    switches: Mapping[tuple[str, str], Any]
+    on_device: frozenset[str] = frozenset()
+
+
+@dataclass
+class Tracer:
+    """Records operations, and hands a function what it asks for."""
+
+    setting: Setting
+    builder: Builder = field(default_factory=Builder)
+    owner: str = ""
+    reductions: int = 0
+
+    def input(self, kind: str, name: str = "") -> Value:
+        """An outside value: element inputs, and scalars in the lane where they are known."""
+        if kind in ("param", "grad", "slot"):
+            lane = Lane.ELEMENT
+        elif kind in ("scalar", "count") or (name or kind) in self.setting.on_device:
+            lane = Lane.TENSOR
+        else:
+            lane = Lane.HOST
+        return Value(self, self.builder.input(kind, name, lane, boolean=kind == "first"))
+
+    def record(self, op: str, *operands: Any) -> Value:
+        """Record one operation."""
+        if op in REDUCTIONS or op == "count":
+            return self._reduce(op, *operands)
+        nodes = [self._node(op, x) for x in operands]
+        self._check(op, nodes)
+        if op == "pow" and nodes[0].lane == Lane.ELEMENT:
+            return self._power(operands[0], nodes[1])
+        if op == "mod" and max(n.lane for n in nodes) == Lane.ELEMENT:
+            raise TraceError(f"{self.owner}: % works on scalars (t % k), not on elements")
+        return Value(self, self.builder.make(op, *nodes))
+
+    def _node(self, op: str, x: Any) -> Node:
+        if isinstance(x, Value):
+            if x.tracer is not self:
+                raise TraceError(f"{self.owner}: a value of an earlier trace is used again; a rule keeps nothing between calls")
+            return x.node
+        if isinstance(x, (bool, int, float)):
+            return self.builder.const(x)
+        if isinstance(x, torch.Tensor):
+            raise TraceError(f"{self.owner}: a tensor from outside meets a traced value in {op}; declare it as a Slot or a Hyper")
+        raise TraceError(f"{self.owner}: {op} got {x!r} ({type(x).__name__}); values and numbers are what a rule computes with")
+
+    def _check(self, op: str, nodes: list[Node]) -> None:
+        truths = [n.boolean for n in nodes]
+        if op in ("where", "select"):
+            if not truths[0]:
+                raise TraceError(f"{self.owner}: where() needs a condition, such as x > 0, not the number {nodes[0]}")
+            if truths[1] != truths[2]:
+                raise TraceError(f"{self.owner}: the two sides of where() are a number and a truth value")
+        elif op in ("and", "or", "not"):
+            if not all(truths):
+                raise TraceError(f"{self.owner}: & | ~ combine conditions, not numbers")
+        elif any(truths):
+            raise TraceError(f"{self.owner}: {op} of a condition; make a number of it with where(condition, 1.0, 0.0)")
+
+    def _power(self, base: Value, exponent: Node) -> Value:
+        """Powers of an element: the few that are arithmetic; the rest no kernel computes alike."""
+        known: dict[float, Callable[[], Any]] = {
+            1.0: lambda: base,
+            2.0: lambda: base * base,
+            3.0: lambda: base * base * base,
+            -1.0: lambda: 1.0 / base,
+            0.5: lambda: self.record("sqrt", base),
+            -0.5: lambda: 1.0 / self.record("sqrt", base),
+        }
+        if exponent.op != "const" or exponent.attr not in known:
+            raise TraceError(
+                f"{self.owner}: an element to the power {exponent}; written-down exponents "
+                f"{', '.join(f'{k:g}' for k in known)} are in the vocabulary (for others: exp and log)"
+            )
+        return known[exponent.attr]()  # type: ignore[no-any-return]
+
+    def _reduce(self, op: str, x: Any, over: str) -> Value:
+        node = self._node(op, x)
+        if op == "count":
+            return self.input("count", over)
+        if node.lane != Lane.ELEMENT or node.boolean:
+            raise TraceError(
+                f"{self.owner}: {op}() adds up numbers of elements, not "
+                f"{'conditions (use where(condition, 1.0, 0.0))' if node.boolean else f'the scalar {node}'}"
+            )
+        self.reductions += 1
+        return Value(self, self.builder.reduce(op, node, over, f"{self.owner}.{self.reductions}"))
+
+    @contextmanager
+    def owned_by(self, name: str) -> Iterator[None]:
+        """While a function of that name runs: messages and reductions carry it."""
+        self.owner, self.reductions = name, 0
+        yield
+        self.owner = ""
+
+    def numbers(self, owner: Declared, asks: frozenset[str], label: str, **values: Any) -> dict[str, Any]:
+        """The keywords that a function asks for."""
+        hypers = {h.name: h for h in owner.hypers}
+        switches = {s.name for s in owner.switches}
+        scalars = {s.name for s in owner.scalars}
+        found = {}
+        for name in asks:
+            if name in values:
+                found[name] = values[name]
+            elif name in hypers:
+                found[name] = self.input("hyper", hyper_key(hypers[name], label))
+            elif name in switches:
+                found[name] = self.setting.switches[label, name]
+            elif name in scalars and name != "step":
+                found[name] = self.input("scalar", f"{label}_{name}" if label else name)
+            else:
+                found[name] = self.input("hyper" if name == "lr" else name, "lr" if name == "lr" else "")
+        return found
+
+
+def hyper_key(hyper: Hyper, label: str) -> str:
+    """The name that a graph has for a group's number: its place in the group."""
+    key, index = hyper.place(label)
+    return key if index is None else f"{key}[{index}]"
+
+
+def active_slots(owner: Declared, label: str, switches: Mapping[tuple[str, str], Any]) -> dict[str, Slot]:
+    """The slots that exist under these switches, by their key in the state."""
+    return {
+        f"{label}_{s.name}" if label else s.name: s
+        for s in owner.slots
+        if s.when is None or switches[label, s.when]
+    }
+
+
+class Weaver:
+    """Runs a rule and its options in the table's order on recording values."""
+
+    def __init__(self, rule: Rule, specs: tuple[OptionSpec, ...], setting: Setting) -> None:
+        self.rule, self.specs = rule, specs
+        self.tracer = Tracer(setting)
+        self.outputs: dict[str, Value] = {}
+        self.values: dict[str, Any] = {}
+
+    def weave(self) -> dict[str, Value]:
+        """Trace everything and return the outputs by name."""
+        tracer = self.tracer
+        old = self.values["p"] = tracer.input("param")
+        raw = g = tracer.input("grad")
+        g = self._stations("gradient", g)
+        u, moved = self._rule(g)
+        u = self._stations("direction", u, g=g)
+        step = u if "lr" in self.rule.asks else self.tracer.input("hyper", "lr") * u
+        apply = stages_of(self.specs, "apply")
+        p = self._stage(*apply[0], old, step)[0] if apply else old - step
+        moved["param"] = self._stations("after", p)
+        self.outputs |= moved
+        if self._counts_steps():
+            self.outputs["step"] = self.tracer.input("t")
+        return self._gated(raw)
+
+    def _rule(self, g: Value) -> tuple[Value, dict[str, Value]]:
+        keys = [s.name for s in self.rule.slots]
+        return self._call(self.rule, self.rule.function, self.rule.asks, "", (g,), keys, tuple(s.name for s in self.rule.scalars if s.name != "step"))
+
+    def _stations(self, station: Station, value: Value, **values: Any) -> Value:
+        for spec, stage in stages_of(self.specs, station):
+            value, moved = self._stage(spec, stage, value, **values)
+            self.outputs |= moved
+        return value
+
+    def _stage(self, spec: OptionSpec, stage: Stage, *leading: Value, **values: Any) -> tuple[Value, dict[str, Value]]:
+        slots = [s.name for s in spec.slots] if stage.station in ("after", "apply") else []
+        scalars = tuple(s.name for s in spec.scalars if s.name != "step") if stage.station in ("after", "gate") else ()
+        return self._call(spec, stage.function, stage.asks, spec.name, leading, slots, scalars, **values)
+
+    def _call(
+        self, owner: Declared, function: Callable[..., Any], asks: frozenset[str], label: str,
+        leading: tuple[Value, ...], slots: list[str], scalars: tuple[str, ...], **values: Any,
+    ) -> tuple[Value, dict[str, Value]]:  # fmt: skip
+        """Call one function with what it asks for; sort what it returns by the state's keys."""
+        active = active_slots(owner, label, self.tracer.setting.switches)
+        keys = [f"{label}_{s}" if label else s for s in slots]
+        tensors = [self.tracer.input("slot", k) if k in active else None for k in keys]
+        with self.tracer.owned_by(owner.name):
+            numbers = self.tracer.numbers(owner, asks, label, **(self.values | values))
+            try:
+                result = function(*leading, *tensors, **numbers)
+            except ThalwegError:
+                raise
+            except Exception as e:
+                raise TraceError(f"{owner.name} cannot be traced: {type(e).__name__}: {e}") from e
+        expected = 1 + len(keys) + len(scalars)
+        results = result if isinstance(result, tuple) else (result,)
+        wanted = f"a value{''.join(f', {s}' for s in (*slots, *scalars))}"
+        if len(results) != expected:
+            raise DeclarationError(f"{owner.name} returns {len(results)} value(s); its declaration needs {expected}: {wanted}")
+        moved = {}
+        for key, value in zip((*keys, *(f"{label}_{s}" if label else s for s in scalars)), results[1:], strict=True):
+            if (key in keys and key not in active) != (value is None):
+                raise DeclarationError(f"{owner.name}: slot {key!r} is {'off' if value is not None else 'on'} here, and the rule returns {value!r} for it")
+            if value is not None:
+                moved[key] = self._value(owner, key, value)
+        return self._value(owner, "its first value", results[0]), moved
+
+    def _value(self, owner: Declared, what: str, value: Any) -> Value:
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            value = Value(self.tracer, self.tracer.builder.const(value))
+        if not isinstance(value, Value):
+            raise DeclarationError(f"{owner.name} returns {value!r} for {what}; it must return what it computed from its arguments")
+        return value
+
+    def _counts_steps(self) -> bool:
+        stages = [stage.asks for spec in self.specs for stage in spec.stages]
+        declared = [s.name for d in (self.rule, *self.specs) for s in d.scalars]
+        if "first" in self.rule.asks and not self.rule.slots:
+            return True  # something in the state must tell that it is not new any more
+        return "step" in declared or any("t" in asks for asks in (self.rule.asks, *stages))
+
+    def _gated(self, raw: Value) -> dict[str, Value]:
+        """Where a gate says no, everything stays: parameter, slots, scalars and step count."""
+        for spec, stage in stages_of(self.specs, "gate"):
+            keep, counters = self._stage(spec, stage, raw)
+            for name, new in self.outputs.items():
+                self.outputs[name] = where(keep, new, self._old(name))
+            self.outputs |= counters
+        return self.outputs
+
+    def _old(self, name: str) -> Value:
+        if name == "param":
+            return self.tracer.input("param")
+        if name == "step":
+            return self.tracer.input("t") - 1.0  # type: ignore[no-any-return]
+        is_slot = any(name in active_slots(d, l, self.tracer.setting.switches) for d, l in self._labelled())
+        return self.tracer.input("slot" if is_slot else "scalar", name)
+
+    def _labelled(self) -> list[tuple[Declared, str]]:
+        return [(self.rule, ""), *((spec, spec.name) for spec in self.specs)]
+
+
+def trace(rule: Rule, specs: tuple[OptionSpec, ...], setting: Setting) -> Graph:
+    """The graph of a rule with its options under a setting of the switches.
+
+    Raises:
+        TraceError: The rule uses what is outside the vocabulary, or tests a traced value.
+        DeclarationError: It returns something else than it declares.
+    """
+    outputs = Weaver(rule, specs, setting).weave()
+    scalars = {f"{label}_{s.name}" if label else s.name for d, label in [(rule, ""), *((s, s.name) for s in specs)] for s in d.scalars} | {"step"}
+    for name, value in outputs.items():
+        if name in scalars and not value.node.is_scalar:
+            raise DeclarationError(f"{rule.name}: scalar {name!r} comes out as one number per element; it must be one per tensor")
+    return Graph(
+        {name: value.node for name, value in outputs.items()},
+        tuple(name for name in outputs if name not in scalars),
+    )

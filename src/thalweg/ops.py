@@ -1,0 +1,26 @@
+"""What a rule computes with: `from thalweg.ops import lerp, sign, sqrt`."""
+
+from thalweg.engine.ops import (
+    abs,
+    clamp,
+    count,
+    exp,
+    floor,
+    isfinite,
+    lerp,
+    log,
+    max,
+    maximum,
+    mean,
+    minimum,
+    norm,
+    sign,
+    sqrt,
+    sum,
+    where,
+)
+
+__all__ = [
+    "abs", "clamp", "count", "exp", "floor", "isfinite", "lerp", "log", "max", "maximum", "mean", "minimum",
+    "norm", "sign", "sqrt", "sum", "where",
+]  # fmt: skip

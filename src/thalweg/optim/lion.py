@@ -1,0 +1,74 @@
+"""Lion."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
+
+from thalweg.engine.ops import lerp, sign
+from thalweg.engine.option import Option
+from thalweg.engine.optimizer import Optimizer
+from thalweg.engine.rule import Hyper, Slot, rule
+
+
+@rule(
+    slots=(Slot("exp_avg"),),
+    hypers=(
+        Hyper("beta1", 0.9, low=0.0, high=1.0, at="betas[0]"),
+        Hyper("beta2", 0.99, low=0.0, high=1.0, at="betas[1]"),
+    ),
+    paper="Chen et al. 2023, arXiv:2302.06675, Algorithm 2",
+)
+def lion(g: Any, exp_avg: Any, *, beta1: Any, beta2: Any) -> Any:
+    """The sign of the gradient mixed into its running mean."""
+    return sign(lerp(exp_avg, g, 1.0 - beta1)), lerp(exp_avg, g, 1.0 - beta2)
+
+
+class Lion(Optimizer):
+    """Lion: every weight moves by lr, in the direction of an interpolated momentum; one slot.
+
+    The step has the same size everywhere, so that nothing is adapted per weight. Coming from AdamW, the
+    authors take lr 3 to 10 times smaller and weight_decay as much larger.
+
+    Formula:
+        u = sign(beta1 * m + (1 - beta1) * g);  m = beta2 * m + (1 - beta2) * g
+        p = p * (1 - lr * weight_decay) - lr * u
+
+    Args:
+        params: Parameters, named parameters, or groups.
+        lr: Learning rate, >= 0.
+        betas: Interpolation of the direction and of the mean, each in [0, 1).
+        weight_decay: >= 0, decoupled.
+        foreach, maximize, capturable, differentiable, fused: As in torch's classes.
+        options: What to compose around it.
+
+    Raises:
+        ValueError: A number out of range.
+
+    Reference:
+        Chen, Liang, Huang, Real, Wang, Liu, Pham, Dong, Luong, Hsieh, Lu, Le 2023, arXiv:2302.06675,
+        Algorithm 2.
+
+    Example:
+        >>> import torch, thalweg
+        >>> w = torch.nn.Parameter(torch.tensor([1.0, -1.0, 0.0]))
+        >>> optimizer = thalweg.Lion([w], lr=0.25)
+        >>> (w**2).sum().backward()
+        >>> optimizer.step()
+        >>> w.tolist()
+        [0.75, -0.75, 0.0]
+    """
+
+    def __init__(
+        self, params: ParamsT, lr: float | Tensor = 1e-4, betas: tuple[float, float] = (0.9, 0.99),
+        weight_decay: float = 0.0, *, foreach: bool | None = None, maximize: bool = False,
+        capturable: bool = False, differentiable: bool = False, fused: bool | None = None,
+        options: Sequence[Option] = (),
+    ) -> None:  # fmt: skip
+        super().__init__(
+            params, lr, rule=lion, options=options, betas=betas, weight_decay=weight_decay, maximize=maximize,
+            foreach=foreach, capturable=capturable, differentiable=differentiable, fused=fused,
+        )  # fmt: skip

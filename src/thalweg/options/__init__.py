@@ -1,0 +1,23 @@
+"""Options: what can be composed around any rule, in the table's order whatever the order of the list."""
+
+from thalweg.options.averaging import Average
+from thalweg.options.cautious import Cautious
+from thalweg.options.centralize import Centralize
+from thalweg.options.clipping import ClipNorm, ClipValue, Maximize
+from thalweg.options.decay import Decay
+from thalweg.options.lookahead import Lookahead
+from thalweg.options.skip import SkipNonFinite
+from thalweg.options.storage import StateDtype
+
+__all__ = [
+    "Average",
+    "Cautious",
+    "Centralize",
+    "ClipNorm",
+    "ClipValue",
+    "Decay",
+    "Lookahead",
+    "Maximize",
+    "SkipNonFinite",
+    "StateDtype",
+]

@@ -1,0 +1,43 @@
+"""How state is stored."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from thalweg.engine.codecs import codec_of
+from thalweg.engine.option import Option, option
+from thalweg.errors import ArgumentTypeError
+
+
+@option(None)
+def state_dtype() -> None:
+    """No function: the engine reads the group's `state_dtype`."""
+
+
+class StateDtype(Option):
+    """Store slots in another dtype than the parameter's; they are computed in float32 all the same.
+
+    Copies of the weights (Lookahead's slow ones, averages) are never stored in less than the weights.
+
+    Args:
+        dtype: torch.float32 (full moments beside bfloat16 weights), torch.bfloat16 (half the bytes beside
+            float32 weights), torch.float16 or torch.float64.
+
+    Raises:
+        TypeError: It is no dtype.
+        ValueError: No codec stores it.
+    """
+
+    spec = state_dtype
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        if not isinstance(dtype, torch.dtype):
+            raise ArgumentTypeError(f"StateDtype({dtype!r}); it takes a dtype, such as torch.bfloat16")
+        codec_of(dtype)
+        super().__init__(dtype=dtype)
+
+    def keys(self) -> dict[str, Any]:
+        """The dtype by name: groups hold plain values."""
+        return {"state_dtype": str(self.values["dtype"]).removeprefix("torch.")}

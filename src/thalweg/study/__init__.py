@@ -1,0 +1,24 @@
+"""Which optimizer is better here? Tuned alike, seeded, side by side."""
+
+from thalweg.study.comparison import EPOCHS, SEEDS, Moment, compare
+from thalweg.study.contenders import DEFAULTS, Contender
+from thalweg.study.report import FILES
+from thalweg.study.results import Comparison, Entry
+from thalweg.study.tasks import TASKS, Split, Task
+from thalweg.study.train import Run
+
+__all__ = [
+    "compare",
+    "Comparison",
+    "Entry",
+    "Run",
+    "Moment",
+    "Contender",
+    "DEFAULTS",
+    "EPOCHS",
+    "SEEDS",
+    "FILES",
+    "Task",
+    "Split",
+    "TASKS",
+]

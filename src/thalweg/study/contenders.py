@@ -1,0 +1,147 @@
+"""From what the user wrote to something that builds optimizers."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+import thalweg
+from thalweg.engine.rule import Rule
+from thalweg.errors import ArgumentError, ThalwegError
+
+DEFAULTS = ("sgd(momentum=0.9)", "adamw", "lion", "ranger")
+"""What is compared when nothing is named."""
+
+FALLBACK_LR = 1e-3  # for a class of the user's that names no learning rate of its own
+SGD_LR = (1e-3, 1e-2)  # torch's default, far too small in practice; the rate of torch.optim's docs
+
+_OWN = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
+
+Build = Callable[..., Optimizer]
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A name and a way to build the optimizer: ``build(params)`` or ``build(params, lr=0.1)``."""
+
+    name: str
+    build: Build
+
+
+@dataclass(frozen=True)
+class Default:
+    """The learning rate that an optimizer has by itself, and where its search starts."""
+
+    lr: float | None
+    centre: float
+
+
+def resolve(spec: str | Contender) -> Contender:
+    """Return what a name with options or a ``module:attribute`` stands for.
+
+    Args:
+        spec: ``"lion + cautious"``, ``"my_module:MyOptimizer"``, or a ready ``Contender``. The
+            attribute is a ``torch.optim.Optimizer`` class, a factory ``f(params, lr=...)``, or a
+            rule.
+
+    Raises:
+        ArgumentError: if the module or the attribute does not exist or is none of these.
+    """
+    if isinstance(spec, Contender):
+        return spec
+    spec = spec.strip()
+    if not _OWN.fullmatch(spec):
+        return Contender(spec, partial(_create, spec))
+    found = _find(spec)
+    if isinstance(found, Rule):
+        return Contender(spec, partial(thalweg.Optimizer, rule=found))
+    if callable(found):
+        return Contender(spec, found)
+    raise ArgumentError(
+        f"{spec} is a {type(found).__name__}; needed is an optimizer class, a function "
+        "(params, lr=...) that returns an optimizer, or a rule."
+    )
+
+
+def _create(spec: str, params: list[nn.Parameter], **keywords: float) -> Optimizer:
+    return thalweg.create_optimizer(params, spec, **keywords)
+
+
+def _find(spec: str) -> Any:
+    name, _, path = spec.partition(":")
+    try:
+        found: Any = importlib.import_module(name)
+    except Exception as error:  # whatever the user's module does while it is imported
+        raise ArgumentError(f"{spec}: cannot import {name}: {_said(error)}") from error
+    for attribute in path.split("."):
+        if not hasattr(found, attribute):
+            raise ArgumentError(f"{spec}: {name} has no attribute {path!r}.")
+        found = getattr(found, attribute)
+    return found
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".rstrip(".") + "."
+
+
+def build(contender: Contender, params: list[nn.Parameter], lr: float | None) -> Optimizer:
+    """Return the contender's optimizer over parameters; without ``lr``, at its own default.
+
+    Raises:
+        ArgumentError: if it cannot be built, or what was built is no optimizer.
+    """
+    try:
+        built = contender.build(params) if lr is None else contender.build(params, lr=lr)
+    except ThalwegError:
+        raise  # already one sentence
+    except Exception as error:
+        raise ArgumentError(f"{contender.name} could not be built: {_said(error)}") from error
+    if not isinstance(built, Optimizer):
+        kind = type(built).__name__
+        raise ArgumentError(f"{contender.name} built a {kind}, not a torch.optim.Optimizer.")
+    if "lr" not in built.param_groups[0]:
+        raise ArgumentError(f"{contender.name} has no 'lr' in its groups: nothing to tune.")
+    return built
+
+
+def check(contender: Contender) -> Default:
+    """Build a contender, take one step on a throw-away parameter, and read its default rate.
+
+    The step finds optimizers that cannot be used at all (one that needs a closure, say) before
+    anything is trained.
+
+    Raises:
+        ArgumentError: if it cannot be built or cannot take a step.
+    """
+    params = [nn.Parameter(torch.zeros(4, 4))]
+    try:
+        default = float(build(contender, params, None).param_groups[0]["lr"])
+    except ArgumentError:  # perhaps only the rate is missing: the next line says so if not
+        default = None
+    if default is not None and not default > 0:
+        raise ArgumentError(f"{contender.name} has lr {default:g}: no rates to try around that.")
+    optimizer = build(contender, params, FALLBACK_LR if default is None else default)
+    params[0].grad = torch.zeros_like(params[0])
+    try:
+        optimizer.step()
+    except Exception as error:
+        raise ArgumentError(f"{contender.name} cannot take a step: {_said(error)}") from error
+    return Default(default, _centre(contender.name, default))
+
+
+def _centre(name: str, default: float | None) -> float:
+    """Return where the search starts: the default, where there is one of use."""
+    if default is None:
+        return FALLBACK_LR
+    rule = re.split(r"\W", name.rpartition(":")[2], maxsplit=1)[0].lower()
+    if rule == "sgd" and default == SGD_LR[0]:
+        return SGD_LR[1]
+    return default

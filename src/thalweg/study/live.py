@@ -1,0 +1,64 @@
+"""What is shown in the terminal: progress while training, the table at the end."""
+
+from __future__ import annotations
+
+import textwrap
+
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from thalweg.study import report
+from thalweg.study.comparison import Moment
+from thalweg.study.results import Comparison
+
+
+class Live:
+    """Progress bars, one per optimizer, drawn while the ``with`` block runs.
+
+    Args:
+        console: where to draw; what is not a terminal is left alone.
+    """
+
+    def __init__(self, console: Console) -> None:
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TextColumn("{task.fields[stage]}", markup=False),
+            TimeElapsedColumn(),
+        )
+        self._bars = Progress(*columns, console=console, disable=not console.is_terminal)
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> Live:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def __call__(self, moment: Moment) -> None:
+        if moment.name not in self._tasks:
+            self._tasks[moment.name] = self._bars.add_task(moment.name, stage="")
+        self._bars.update(
+            self._tasks[moment.name],
+            completed=moment.done,
+            total=moment.total,
+            stage=f"{moment.stage}, loss {moment.loss:.3g}",
+        )
+
+
+def show(comparison: Comparison, console: Console) -> None:
+    """Print the table and its notes."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    first, *others = report.header(comparison)
+    table.add_column(first, overflow="fold")
+    for name in others:
+        table.add_column(textwrap.fill(name, 9), justify="right", no_wrap=True)
+    for row in report.rows(comparison):
+        table.add_row(*map(Text, row))  # as it is: a name may hold square brackets
+    console.print(table)
+    for note in report.notes(comparison):
+        console.print(note, style="dim", highlight=False, markup=False)

@@ -1,0 +1,161 @@
+"""The command line: what it prints, what it writes, how it refuses."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("typer")
+from typer.testing import CliRunner
+
+import thalweg
+from thalweg import cli
+from thalweg.study import comparison
+
+QUICK = ["--epochs", "1", "--seeds", "1"]
+
+
+def run(*arguments: str):
+    return CliRunner().invoke(cli.app(), list(arguments))
+
+
+def test_version():
+    found = run("--version")
+    assert found.exit_code == 0
+    assert found.output == f"thalweg {thalweg.__version__}\n"
+
+
+def test_compare_prints_a_table_and_writes_three_files(tmp_path):
+    folder = tmp_path / "deep" / "folder"
+    found = run("compare", "torch.optim:AdamW", *QUICK, "--output", str(folder))
+    assert found.exit_code == 0, found.output
+    data = json.loads((folder / "results.json").read_text())
+    entry = data["optimizers"][0]
+    assert f"{100 * entry['test_accuracy']['mean']:.1f} %" in found.output
+    assert f"{entry['best_lr']:g}" in found.output
+    assert (folder / "table.md").read_text().startswith("| optimizer | test accuracy |")
+    assert (folder / "losses.png").read_bytes().startswith(b"\x89PNG")
+    assert data["settings"]["epochs"] == 1
+
+
+def test_arguments_arrive(monkeypatch, tmp_path):
+    seen = {}
+
+    def compare(*arguments, **keywords):
+        seen.update(arguments=arguments, keywords=keywords)
+        raise thalweg.errors.ArgumentError("enough.")
+
+    monkeypatch.setattr(cli.study, "compare", compare)
+    numbers = ["--epochs", "7", "--seeds", "5", "--seed", "3"]
+    places = ["--task", "t", "--device", "cuda:1", "--output", str(tmp_path)]
+    found = run("compare", "lion + cautious", "m:f", *numbers, *places)
+    assert (found.exit_code, found.stderr) == (2, "Error: enough.\n")
+    assert seen["arguments"] == (["lion + cautious", "m:f"], "t", 7, 5, 3, "cuda:1", tmp_path)
+    run("compare")
+    assert seen["arguments"] == (
+        ("sgd(momentum=0.9)", "adamw", "lion", "ranger"),
+        "digits",
+        20,
+        3,
+        0,
+        "cpu",
+        Path("runs/compare"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["ranegr"], "Did you mean 'ranger'?"),
+        (["nope:x"], "cannot import nope: ModuleNotFoundError: No module named 'nope'."),
+        (["adamw", "--task", "digit"], "Unknown task: 'digit'. Did you mean 'digits'?"),
+        (["adamw", "--epochs", "0"], "epochs must be at least 1, got 0."),
+        (["adamw", "--device", "gpu"], "Unknown device: 'gpu'."),
+        (["adamw", "--output", f"{__file__}/x"], "Cannot write to the output folder"),
+    ],
+)
+def test_errors_are_one_sentence_and_exit_code_2(arguments, sentence):
+    found = run("compare", *arguments)
+    assert found.exit_code == 2
+    assert found.stderr.startswith("Error: ")
+    assert sentence in found.stderr
+    assert found.stderr.count("\n") == 1
+    assert found.stdout == ""
+
+
+def test_an_interrupt_prints_what_is_finished(monkeypatch, tmp_path):
+    train, runs = comparison.train, []
+
+    def interrupted(*arguments, **keywords):
+        if keywords["final"] and runs:
+            raise KeyboardInterrupt
+        runs.extend([1] * keywords["final"])
+        return train(*arguments, **keywords)
+
+    monkeypatch.setattr(comparison, "train", interrupted)
+    arguments = ["torch.optim:AdamW", "--epochs", "1", "--seeds", "2"]
+    found = run("compare", *arguments, "--output", str(tmp_path))
+    assert found.exit_code == 130
+    assert "Interrupted." in found.output
+    data = json.loads((tmp_path / "results.json").read_text())
+    assert len(data["optimizers"][0]["runs"]) == 1
+    assert f"{100 * data['optimizers'][0]['test_accuracy']['mean']:.1f} %" in found.output
+
+
+def test_an_interrupt_at_once_says_so(monkeypatch, tmp_path):
+    def interrupted(*arguments, **keywords):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(comparison, "train", interrupted)
+    found = run("compare", "torch.optim:AdamW", "--output", str(tmp_path))
+    assert found.exit_code == 130
+    assert found.output == "Interrupted before anything was finished.\n"
+
+
+SCRIPT = "import sys; sys.argv[0] = 'thalweg'; from thalweg.cli import main; main()"
+
+
+def test_without_the_extra_the_command_names_it():
+    class_that_hides = (
+        "import sys\n"
+        "from importlib.machinery import PathFinder\n"
+        "class Hide(PathFinder):\n"
+        "    @classmethod\n"
+        "    def find_spec(cls, name, path=None, target=None):\n"
+        "        if name.split('.')[0] in ('typer', 'rich'):\n"
+        "            return None\n"
+        "        return super().find_spec(name, path, target)\n"
+        "sys.meta_path = [Hide if f is PathFinder else f for f in sys.meta_path]\n"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", class_that_hides + SCRIPT, "compare"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert found.returncode == 1
+    assert found.stderr == (
+        "The thalweg command needs rich, typer, which the extra 'study' installs: "
+        'pip install "thalweg[study]"\n'
+    )
+
+
+def test_a_module_in_the_current_folder_is_found(tmp_path):
+    (tmp_path / "mine.py").write_text("import torch\nOwn = torch.optim.Adamax\n")
+    script = tmp_path / "bin" / "command.py"  # as an installed script: not in this folder
+    script.parent.mkdir()
+    script.write_text(SCRIPT)
+    found = subprocess.run(
+        [sys.executable, str(script), "compare", "mine:Own", *QUICK, "--output", "out"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert found.returncode == 0, found.stderr
+    assert "mine:Own" in found.stdout
+    assert (tmp_path / "out" / "losses.png").exists()
