@@ -17,7 +17,7 @@ from subjects import (
     run_new,
 )
 from thalweg import options as opt
-from trajectories import assert_same_bits, snapshot
+from trajectories import assert_same_bits, snapshot, through_bytes
 
 every_subject = pytest.mark.parametrize("name", SUBJECTS)
 every_backend = pytest.mark.parametrize("backend", BACKENDS)
@@ -329,7 +329,7 @@ def test_bf16_parameters_compute_in_fp32_and_round_to_nearest(name, backend):
         wide = [torch.nn.Parameter(p.detach().float()) for p in params]
         reference = cls(wide, lr=0.0625, weight_decay=0.125, foreach=False, **kwargs)
         if t:
-            reference.load_state_dict(optimizer.state_dict())
+            reference.load_state_dict(through_bytes(optimizer.state_dict()))  # torch would share
         grads = gradients(params, t)
         for tensors in (params, wide):
             for p, g in zip(tensors, grads, strict=True):
@@ -367,13 +367,14 @@ def test_bf16_backends_agree(name):
 
 @every_subject
 def test_float32_and_float64_backends_agree(name):
-    for dtype in (torch.float32, torch.float64):
-        runs = [run_new(name, 8, dtype, **BACKENDS[b]) for b in ("eager", "fused")]
-        assert_same_bits(snapshot(runs[1][0])["state"], snapshot(runs[0][0])["state"])
-        assert_same_bits(runs[1][1], runs[0][1])
-        _, listed = run_new(name, 8, dtype, **BACKENDS["foreach"])
-        for p, q in zip(listed, runs[0][1], strict=True):
-            torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-6)
+    """In float32 to the bit; in float64 torch's own square root is an ulp off now and then."""
+    for dtype, rtol in ((torch.float32, 1e-5), (torch.float64, 1e-13)):
+        eager, listed, fused = (run_new(name, 8, dtype, **b) for b in BACKENDS.values())
+        if dtype is torch.float32:
+            assert_same_bits(snapshot(fused[0])["state"], snapshot(eager[0])["state"])
+            assert_same_bits(fused[1], eager[1])
+        for other in (listed, fused):
+            torch.testing.assert_close(other[1], eager[1], rtol=rtol, atol=rtol)
 
 
 def test_mixed_types_in_one_optimizer():

@@ -39,7 +39,7 @@ def same_layout(x: Tensor, like: Tensor) -> bool:
 
 def rows_are_outermost(x: Tensor) -> bool:
     """Whether each row (all dimensions but the first) is one stretch of storage."""
-    return x.ndim < 2 or x.shape[0] <= 1 or x.stride(0) * x.shape[0] == x.numel()
+    return x.ndim < 2 or x.shape[0] <= 1 or x.numel() == 0 or x.stride(0) * x.shape[0] == x.numel()
 
 
 @dataclass(eq=False)

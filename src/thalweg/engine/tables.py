@@ -164,10 +164,11 @@ class Watch:
         """Remember the state, once it is published."""
         self.state = state
         self.state_keys, self.state_values = list(state), list(state.values())
+        # One slot of each parameter stands for all: they are made, loaded and replaced together.
         self.slots = [
             (itemgetter(key), [state[p] for p in b.params], held, list(map(_address_of, held)))
             for b in buckets
-            for key, held in b.slots.items()
+            for key, held in list(b.slots.items())[:1]
         ]
 
     @staticmethod

@@ -27,10 +27,13 @@ def block_sums(x: Tensor, op: str = "sum") -> Tensor:
     fill = 0.0 if op == "sum" else float("-inf")
     join = torch.add if op == "sum" else OPS["maximum"].eager
     n = x.shape[-1]
+    if n == 0:
+        return x.new_full(x.shape[:-1], fill, dtype=torch.float64)
     whole = SUM_BLOCK if n > SUM_BLOCK else LANES
     x = torch.nn.functional.pad(x.double(), (0, -n % whole), value=fill)
-    x = x.reshape(*x.shape[:-1], -(-n // SUM_BLOCK), -1, LANES)
-    total = torch.full_like(x[..., 0, :], fill) if x.shape[-2] else x.new_full((*x.shape[:-2], LANES), fill)
+    blocks = -(-n // SUM_BLOCK)
+    x = x.reshape(*x.shape[:-1], blocks, x.shape[-1] // (blocks * LANES), LANES)
+    total = torch.full_like(x[..., 0, :], fill)
     for i in range(x.shape[-2]):
         total = join(total, x[..., i, :])
     while total.shape[-1] > 1:
