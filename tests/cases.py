@@ -15,14 +15,20 @@ Make = Callable[..., torch.optim.Optimizer]
 
 RULES: dict[str, tuple[type[thalweg.Optimizer], dict[str, Any]]] = {
     "sgd": (thalweg.SGD, {"lr": 0.1, "weight_decay": 0.01}),
-    "sgd-momentum": (thalweg.SGD, {"lr": 0.1, "momentum": 0.9, "dampening": 0.1, "weight_decay": 0.01}),
+    "sgd-momentum": (
+        thalweg.SGD,
+        {"lr": 0.1, "momentum": 0.9, "dampening": 0.1, "weight_decay": 0.01},
+    ),
     "sgd-nesterov": (thalweg.SGD, {"lr": 0.1, "momentum": 0.9, "nesterov": True}),
     "adam": (thalweg.Adam, {"lr": 0.01, "weight_decay": 0.01}),
     "adam-amsgrad": (thalweg.Adam, {"lr": 0.01, "amsgrad": True}),
     "adam-low-betas": (thalweg.Adam, {"lr": 0.01, "betas": (0.3, 0.0)}),
     "adamw": (thalweg.AdamW, {"lr": 0.01, "weight_decay": 0.1}),
     "radam": (thalweg.RAdam, {"lr": 0.01, "weight_decay": 0.01}),
-    "radam-decoupled": (thalweg.RAdam, {"lr": 0.01, "weight_decay": 0.01, "decoupled_weight_decay": True}),
+    "radam-decoupled": (
+        thalweg.RAdam,
+        {"lr": 0.01, "weight_decay": 0.01, "decoupled_weight_decay": True},
+    ),
     "lion": (thalweg.Lion, {"lr": 0.01, "weight_decay": 0.1}),
     "ranger": (thalweg.Ranger, {"lr": 0.01, "k": 3, "weight_decay": 0.1}),
 }
@@ -44,14 +50,40 @@ OPTIONS: dict[str, Callable[[], o.Option]] = {
     "bf16-state": lambda: o.StateDtype(torch.bfloat16),
 }
 
-SHAPES: tuple[tuple[int, ...], ...] = ((0,), (1,), (7,), (1023,), (4097,), (33, 5), (3, 0, 2), (), (3, 5000), (2, 3, 4, 5))
-BACKENDS = {"eager": {"foreach": False, "fused": False}, "foreach": {"foreach": True}, "fused": {"fused": True}}
+SHAPES: tuple[tuple[int, ...], ...] = (
+    (0,),
+    (1,),
+    (7,),
+    (1023,),
+    (4097,),
+    (33, 5),
+    (3, 0, 2),
+    (),
+    (3, 5000),
+    (2, 3, 4, 5),
+)
+BACKENDS = {
+    "eager": {"foreach": False, "fused": False},
+    "foreach": {"foreach": True},
+    "fused": {"fused": True},
+}
 
 
-def parameters(dtype: torch.dtype = torch.float32, shapes: Iterable[tuple[int, ...]] = SHAPES, seed: int = 0) -> list[torch.nn.Parameter]:
+def parameters(
+    dtype: torch.dtype = torch.float32, shapes: Iterable[tuple[int, ...]] = SHAPES, seed: int = 0
+) -> list[torch.nn.Parameter]:
     generator = torch.Generator().manual_seed(seed)
-    made = [torch.nn.Parameter(torch.randn(s, generator=generator, dtype=torch.float64).to(dtype)) for s in shapes]
-    made.append(torch.nn.Parameter(torch.randn(2, 3, 5, 7, generator=generator).to(dtype).to(memory_format=torch.channels_last)))
+    made = [
+        torch.nn.Parameter(torch.randn(s, generator=generator, dtype=torch.float64).to(dtype))
+        for s in shapes
+    ]
+    made.append(
+        torch.nn.Parameter(
+            torch.randn(2, 3, 5, 7, generator=generator)
+            .to(dtype)
+            .to(memory_format=torch.channels_last)
+        )
+    )
     return made
 
 
@@ -66,7 +98,9 @@ def gradients(params: Iterable[Tensor], step: int) -> list[Tensor]:
     return found
 
 
-def run(optimizer: torch.optim.Optimizer, params: list[torch.nn.Parameter], steps: int, start: int = 0) -> None:
+def run(
+    optimizer: torch.optim.Optimizer, params: list[torch.nn.Parameter], steps: int, start: int = 0
+) -> None:
     for step in range(start, start + steps):
         for p, g in zip(params, gradients(params, step), strict=True):
             p.grad = g
@@ -81,7 +115,9 @@ def differing(a: Tensor, b: Tensor) -> int:
 def assert_same_bits(ours: list[Any], theirs: list[Any]) -> None:
     for i, (a, b) in enumerate(zip(ours, theirs, strict=True)):
         assert a.dtype == b.dtype
-        assert differing(a.detach(), b.detach()) == 0, f"tensor {i} of shape {tuple(a.shape)} differs"
+        assert differing(a.detach(), b.detach()) == 0, (
+            f"tensor {i} of shape {tuple(a.shape)} differs"
+        )
 
 
 def everything(optimizer: torch.optim.Optimizer) -> list[Tensor]:

@@ -9,14 +9,18 @@ from cases import BACKENDS, OPTIONS, RULES, assert_same_bits, everything, parame
 import thalweg
 
 
-def make(rule: str, names: tuple[str, ...], params: list[torch.nn.Parameter], **flags: object) -> thalweg.Optimizer:
+def make(
+    rule: str, names: tuple[str, ...], params: list[torch.nn.Parameter], **flags: object
+) -> thalweg.Optimizer:
     cls, arguments = RULES[rule]
     half = len(params) // 2
     groups = [{"params": params[:half]}, {"params": params[half:], "lr": arguments["lr"] / 2}]
     return cls(groups, **arguments, options=[OPTIONS[n]() for n in names], **flags)
 
 
-def pair(rule: str, names: tuple[str, ...], dtype: torch.dtype, flags: dict[str, object], steps: int = 8):
+def pair(
+    rule: str, names: tuple[str, ...], dtype: torch.dtype, flags: dict[str, object], steps: int = 8
+):
     found = []
     for chosen in (BACKENDS["eager"], flags):
         params = parameters(dtype)
@@ -47,7 +51,9 @@ def test_c_gives_eagers_bits(rule: str, option: str | None, threads: int) -> Non
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
 def test_c_gives_eagers_bits_in_other_dtypes(rule: str, dtype: torch.dtype) -> None:
     eager, fused = pair(rule, ("cautious", "average"), dtype, BACKENDS["fused"], steps=4)
-    if dtype == torch.float64:  # torch's float64 square root and division are not promised to the bit
+    if (
+        dtype == torch.float64
+    ):  # torch's float64 square root and division are not promised to the bit
         for a, b in zip(everything(fused), everything(eager), strict=True):
             torch.testing.assert_close(a, b, rtol=1e-13, atol=1e-15)
     else:

@@ -2,8 +2,8 @@
 
 from thalweg import errors, ops, options
 from thalweg.catalogue import create_optimizer, list_optimizers
-from thalweg.engine.option import Option, option
 from thalweg.engine.optimizer import Optimizer
+from thalweg.engine.option import Option, option
 from thalweg.engine.rule import Hyper, Rule, Scalar, Slot, Switch, nonzero, rule
 from thalweg.optim import SGD, Adam, AdamW, Lion, RAdam, Ranger
 

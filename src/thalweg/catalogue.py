@@ -1,6 +1,6 @@
 """Optimizers by name: one grammar for strings, everywhere.
 
-    "lion"    "Lion(betas=(0.95, 0.98))"    "adamw + cautious + lookahead(k=6)"
+"lion"    "Lion(betas=(0.95, 0.98))"    "adamw + cautious + lookahead(k=6)"
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ from typing import Any
 from torch import nn
 
 from thalweg import optim
-from thalweg.engine.option import PUBLIC, Option
 from thalweg.engine.optimizer import Optimizer
+from thalweg.engine.option import PUBLIC, Option
 from thalweg.errors import ArgumentError, ArgumentTypeError, suggest
 
-_CLASSES: dict[str, type[Optimizer]] = {name.lower(): getattr(optim, name) for name in optim.__all__}
+_CLASSES: dict[str, type[Optimizer]] = {
+    name.lower(): getattr(optim, name) for name in optim.__all__
+}
 
 
 def list_optimizers() -> list[str]:
@@ -31,7 +33,9 @@ def list_optimizers() -> list[str]:
     return sorted(_CLASSES)
 
 
-def create_optimizer(model_or_params: nn.Module | Iterable[Any], name: str, **arguments: Any) -> Optimizer:
+def create_optimizer(
+    model_or_params: nn.Module | Iterable[Any], name: str, **arguments: Any
+) -> Optimizer:
     """Make an optimizer from its name, with options: "lion(betas=(0.95, 0.98)) + cautious + lookahead(k=6)".
 
     Args:
@@ -51,7 +55,9 @@ def create_optimizer(model_or_params: nn.Module | Iterable[Any], name: str, **ar
     """
     (head, given), *parts = parse(name)
     if head not in _CLASSES:
-        raise ArgumentError(f"unknown optimizer {head!r}.{suggest(head, _CLASSES)} Known: {', '.join(list_optimizers())}.")
+        raise ArgumentError(
+            f"unknown optimizer {head!r}.{suggest(head, _CLASSES)} Known: {', '.join(list_optimizers())}."
+        )
     chosen = [_option(part, values) for part, values in parts]
     merged = {**arguments, **given}
     merged["options"] = [*merged.get("options", ()), *chosen]
@@ -70,7 +76,9 @@ def parse(text: str) -> list[tuple[str, dict[str, Any]]]:
     try:
         tree = ast.parse(text.strip(), mode="eval").body
     except SyntaxError as e:
-        raise ArgumentError(f"{text!r} does not read as names with arguments joined by +: {e.msg}") from None
+        raise ArgumentError(
+            f"{text!r} does not read as names with arguments joined by +: {e.msg}"
+        ) from None
     return [_part(node, text) for node in _summands(tree)]
 
 
@@ -88,23 +96,31 @@ def _part(node: ast.expr, text: str) -> tuple[str, dict[str, Any]]:
             values = {str(k.arg): ast.literal_eval(k.value) for k in node.keywords if k.arg}
             positional = [ast.literal_eval(a) for a in node.args]
         except ValueError:
-            raise ArgumentError(f"{ast.unparse(node)!r} in {text!r}: arguments are literals such as 6, 0.9, (0.9, 0.99), 'l2'") from None
+            raise ArgumentError(
+                f"{ast.unparse(node)!r} in {text!r}: arguments are literals such as 6, 0.9, (0.9, 0.99), 'l2'"
+            ) from None
         if len(values) == len(node.keywords):
             return node.func.id.lower(), ({"*": positional} if positional else {}) | values
-    raise ArgumentError(f"{ast.unparse(node)!r} in {text!r}: each part is a name, or a name with arguments, as lookahead(k=6)")
+    raise ArgumentError(
+        f"{ast.unparse(node)!r} in {text!r}: each part is a name, or a name with arguments, as lookahead(k=6)"
+    )
 
 
 def _option(name: str, values: dict[str, Any]) -> Option:
     classes = {_snake(cls.__name__): cls for cls in PUBLIC.values()}
     cls = classes.get(name) or {k.replace("_", ""): c for k, c in classes.items()}.get(name)
     if cls is None:
-        raise ArgumentError(f"unknown option {name!r}.{suggest(name, classes)} Known: {', '.join(sorted(classes))}.")
+        raise ArgumentError(
+            f"unknown option {name!r}.{suggest(name, classes)} Known: {', '.join(sorted(classes))}."
+        )
     try:
         return cls(*values.pop("*", ()), **values)
     except TypeError as e:
         if isinstance(e, ArgumentTypeError):
             raise
-        raise ArgumentTypeError(f"{name}: {str(e).replace(f'{cls.__name__}.__init__() ', '')}") from None
+        raise ArgumentTypeError(
+            f"{name}: {str(e).replace(f'{cls.__name__}.__init__() ', '')}"
+        ) from None
 
 
 def _snake(name: str) -> str:

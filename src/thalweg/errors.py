@@ -1,14 +1,14 @@
 """Every exception that Thalweg raises on purpose: one family, and torch's own types within it.
 
-    ThalwegError
-      ArgumentError       ValueError     a value out of range, an unknown name, options that exclude each other
-      ArgumentTypeError   TypeError      something of the wrong kind
-      DeclarationError    TypeError      a rule or an option that disagrees with what it declares
-      TraceError          TypeError      a rule that does what a traced rule cannot
-      BackendError        RuntimeError   a backend that was asked for and cannot run
-      CompilerError       RuntimeError   the C toolchain failed
-      CheckpointError     ValueError     a checkpoint that does not fit this optimizer
-      StepError           RuntimeError   a step that cannot be taken; nothing was changed
+ThalwegError
+  ArgumentError       ValueError     a value out of range, an unknown name, options that exclude each other
+  ArgumentTypeError   TypeError      something of the wrong kind
+  DeclarationError    TypeError      a rule or an option that disagrees with what it declares
+  TraceError          TypeError      a rule that does what a traced rule cannot
+  BackendError        RuntimeError   a backend that was asked for and cannot run
+  CompilerError       RuntimeError   the C toolchain failed
+  CheckpointError     ValueError     a checkpoint that does not fit this optimizer
+  StepError           RuntimeError   a step that cannot be taken; nothing was changed
 """
 
 from __future__ import annotations

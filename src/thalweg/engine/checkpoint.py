@@ -17,7 +17,9 @@ OWN_KEYS = ("rule", "options", "state_dtype")
 """What the constructor decides, whatever a checkpoint says."""
 
 
-def check_groups(groups: Sequence[Group], saved: Sequence[Mapping[str, Any]], *, strict: bool) -> None:
+def check_groups(
+    groups: Sequence[Group], saved: Sequence[Mapping[str, Any]], *, strict: bool
+) -> None:
     """Refuse a checkpoint of another rule or of other options; torch's, which names none, is welcome.
 
     Raises:
@@ -50,7 +52,9 @@ def _difference(mine: Any, other: Any) -> str:
     if isinstance(mine, str):
         return ""
     missing, extra = sorted(set(other) - set(mine)), sorted(set(mine) - set(other))
-    parts = [f"missing here: {', '.join(missing)}"] * bool(missing) + [f"only here: {', '.join(extra)}"] * bool(extra)
+    parts = [f"missing here: {', '.join(missing)}"] * bool(missing) + [
+        f"only here: {', '.join(extra)}"
+    ] * bool(extra)
     return f" ({'; '.join(parts)})"
 
 
@@ -58,7 +62,11 @@ def merged_group(own: Group, saved: Mapping[str, Any]) -> dict[str, Any]:
     """A saved group as this optimizer takes it: its numbers, and the constructor's rule, options and storage."""
     options = tuple(own["options"])
     foreign = [o for o in saved.get("options", ()) if o not in options]
-    kept = {k: v for k, v in saved.items() if k not in OWN_KEYS and not any(k.startswith(f"{o}_") for o in foreign)}
+    kept = {
+        k: v
+        for k, v in saved.items()
+        if k not in OWN_KEYS and not any(k.startswith(f"{o}_") for o in foreign)
+    }
     missing = {k: v for k, v in own.items() if k not in saved and k != "params"}
     return {**kept, **missing, **{k: own[k] for k in OWN_KEYS if k in own}}
 
@@ -81,7 +89,9 @@ def loaded_state(p: Tensor, group: Group, saved: Mapping[str, Any], where: str) 
                     f"the checkpoint's {key!r} for {where} has shape {tuple(value.shape)} and the parameter "
                     f"{tuple(p.shape)}: the groups hold other parameters, or hold them in another order"
                 )
-            found[key] = torch.empty_like(p, dtype=wanted[key][1], requires_grad=False).copy_(value.detach())
+            found[key] = torch.empty_like(p, dtype=wanted[key][1], requires_grad=False).copy_(
+                value.detach()
+            )
         else:
             home = p.device if value.ndim and value.device.type != "cpu" else torch.device("cpu")
             found[key] = value.detach().to(home, copy=True)

@@ -51,7 +51,11 @@ _CODECS = (
     Codec("f16", torch.float16, 1, "_Float16", "tl.float16", "(float){0}", "(_Float16){0}"),
 )
 _BY_DTYPE = {c.dtype: c for c in _CODECS}
-_REAL = {torch.complex128: torch.float64, torch.complex64: torch.float32, torch.complex32: torch.float16}
+_REAL = {
+    torch.complex128: torch.float64,
+    torch.complex64: torch.float32,
+    torch.complex32: torch.float16,
+}
 
 
 def real_dtype(dtype: torch.dtype) -> torch.dtype:

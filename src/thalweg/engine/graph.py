@@ -110,10 +110,7 @@ def topological(roots: Iterable[Node], *, reductions_are_leaves: bool = False) -
         node, ready = stack.pop()
         if id(node) in done:
             continue
-        if ready:
-            done.add(id(node))
-            order.append(node)
-        elif reductions_are_leaves and node.op in REDUCTIONS:
+        if ready or (reductions_are_leaves and node.op in REDUCTIONS):
             done.add(id(node))
             order.append(node)
         else:

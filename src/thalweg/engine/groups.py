@@ -29,7 +29,9 @@ class Resolved:
 
     def setting(self, p: Tensor, on_device: frozenset[str]) -> Setting:
         """What to trace for a parameter of this group."""
-        switches: dict[tuple[str, str], Any] = {(label, name): value for label, name, value in self.switches}
+        switches: dict[tuple[str, str], Any] = {
+            (label, name): value for label, name, value in self.switches
+        }
         switches |= {(label, name): p.ndim >= least for label, name, least in self.by_ndim}
         return Setting(switches, on_device)
 
@@ -51,14 +53,18 @@ def resolve(group: Group) -> Resolved:
             elif s.read is not None:
                 switches.append((label, s.name, s.read(group)))
             else:
-                switches.append((label, s.name, group.get(f"{label}_{s.name}" if label else s.name, s.default)))
+                switches.append(
+                    (label, s.name, group.get(f"{label}_{s.name}" if label else s.name, s.default))
+                )
     return Resolved(rule, specs, tuple(switches), tuple(by_ndim), _tensor_numbers(group))
 
 
 @lru_cache(maxsize=256)
 def _declared(rule: str, options: tuple[str, ...]) -> tuple[Rule, tuple[OptionSpec, ...]]:
     builtin = [spec for spec in OPTIONS.values() if spec.builtin and spec.name not in options]
-    return find_rule(rule), tuple(sorted((*builtin, *map(find_option, options)), key=lambda s: s.name))
+    return find_rule(rule), tuple(
+        sorted((*builtin, *map(find_option, options)), key=lambda s: s.name)
+    )
 
 
 def _tensor_numbers(group: Group) -> frozenset[str]:
@@ -67,8 +73,14 @@ def _tensor_numbers(group: Group) -> frozenset[str]:
     for key, value in group.items():
         if key == "params":
             continue
-        for name, x in [(key, value)] if not isinstance(value, tuple) else [(f"{key}[{i}]", v) for i, v in enumerate(value)]:
-            if isinstance(x, Tensor) and (x.device.type != "cpu" or (x.requires_grad and group.get("differentiable"))):
+        for name, x in (
+            [(key, value)]
+            if not isinstance(value, tuple)
+            else [(f"{key}[{i}]", v) for i, v in enumerate(value)]
+        ):
+            if isinstance(x, Tensor) and (
+                x.device.type != "cpu" or (x.requires_grad and group.get("differentiable"))
+            ):
                 found.append(name)
     return frozenset(found)
 
@@ -86,7 +98,12 @@ _graphs: dict[Any, tuple[Graph, tuple[Program, ...]]] = {}
 
 def graph_of(resolved: Resolved, setting: Setting) -> tuple[Graph, tuple[Program, ...]]:
     """The lowered graph and its passes, made once per setting."""
-    key = (resolved.rule, resolved.specs, tuple(sorted(setting.switches.items(), key=repr)), setting.on_device)
+    key = (
+        resolved.rule,
+        resolved.specs,
+        tuple(sorted(setting.switches.items(), key=repr)),
+        setting.on_device,
+    )
     if key not in _graphs:
         graph = lower(trace(resolved.rule, resolved.specs, setting))
         _graphs[key] = graph, split(graph)

@@ -28,7 +28,11 @@ def explain(plan: Plan | None) -> str:
 def _bucket(index: int, run: BucketRun) -> str:
     kind, b = run.kind, run.bucket
     groups = ", ".join(map(str, sorted(set(b.groups))))
-    options = f" + {' + '.join(s.name for s in kind.specs if not s.builtin)}" if any(not s.builtin for s in kind.specs) else ""
+    options = (
+        f" + {' + '.join(s.name for s in kind.specs if not s.builtin)}"
+        if any(not s.builtin for s in kind.specs)
+        else ""
+    )
     stored = ", ".join(f"{stream} {codec.name}" for stream, codec in kind.codecs.items())
     return (
         f"bucket {index}: {kind.rule.name}{options} on {kind.backend} ({kind.reason})\n"
@@ -43,23 +47,42 @@ def summary(optimizer: torch.optim.Optimizer) -> str:
     lines = [f"{type(optimizer).__name__}", "defaults: " + _values(optimizer.defaults)]
     for i, group in enumerate(optimizer.param_groups):
         numel = sum(p.numel() for p in group["params"])
-        differs = {k: v for k, v in group.items() if k != "params" and (k not in optimizer.defaults or not _same(v, optimizer.defaults[k]))}
-        lines.append(f"group {i}: {len(group['params'])} tensors, {numel:,} elements" + (f"; {_values(differs)}" if differs else ""))
+        differs = {
+            k: v
+            for k, v in group.items()
+            if k != "params"
+            and (k not in optimizer.defaults or not _same(v, optimizer.defaults[k]))
+        }
+        lines.append(
+            f"group {i}: {len(group['params'])} tensors, {numel:,} elements"
+            + (f"; {_values(differs)}" if differs else "")
+        )
     held: dict[str, tuple[int, int]] = {}
     for entries in optimizer.state.values():
         for key, x in entries.items():
             tensors, size = held.get(key, (0, 0))
-            held[key] = tensors + 1, size + (x.numel() * x.element_size() if isinstance(x, Tensor) else 0)
+            held[key] = (
+                tensors + 1,
+                size + (x.numel() * x.element_size() if isinstance(x, Tensor) else 0),
+            )
     total = sum(size for _, size in held.values())
     numel = sum(p.numel() for g in optimizer.param_groups for p in g["params"])
     for key, (tensors, size) in held.items():
         lines.append(f"state {key!r}: {tensors} tensors, {size:,} bytes")
-    lines.append(f"state in all: {total:,} bytes, {total / max(numel, 1):.2f} per parameter element" if held else "state: none before the first step")
+    lines.append(
+        f"state in all: {total:,} bytes, {total / max(numel, 1):.2f} per parameter element"
+        if held
+        else "state: none before the first step"
+    )
     return "\n".join(lines)
 
 
 def _values(values: dict[str, Any]) -> str:
-    return ", ".join(f"{k}={v.item() if isinstance(v, Tensor) and v.numel() == 1 else v}" for k, v in values.items() if k != "param_names")
+    return ", ".join(
+        f"{k}={v.item() if isinstance(v, Tensor) and v.numel() == 1 else v}"
+        for k, v in values.items()
+        if k != "param_names"
+    )
 
 
 def _same(a: Any, b: Any) -> bool:

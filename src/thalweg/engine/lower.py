@@ -14,7 +14,12 @@ from thalweg.engine.ops import OPS, REDUCTIONS
 
 
 def _is(node: Node, value: float) -> bool:
-    return node.op == "const" and not node.boolean and node.attr == value and math.copysign(1.0, node.attr) > 0
+    return (
+        node.op == "const"
+        and not node.boolean
+        and node.attr == value
+        and math.copysign(1.0, node.attr) > 0
+    )
 
 
 class Folder(Builder):
@@ -72,7 +77,8 @@ class Folder(Builder):
 
 def _rebuild(builder: Builder, node: Node, args: tuple[Node, ...]) -> Node:
     if node.op == "input":
-        return builder.input(*node.attr, node.lane, boolean=node.boolean)
+        kind, name = node.attr
+        return builder.input(kind, name, node.lane, boolean=node.boolean)
     if node.op == "const":
         return builder.const(node.attr)
     if node.op in REDUCTIONS:

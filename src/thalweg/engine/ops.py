@@ -83,7 +83,9 @@ def _power(a: float, b: float) -> float:
         return math.inf if a == 0.0 else math.nan
 
 
-def _quiet(function: Callable[[float], float], below: float, outside: float) -> Callable[[float], float]:
+def _quiet(
+    function: Callable[[float], float], below: float, outside: float
+) -> Callable[[float], float]:
     """A math function with an IEEE result where `math` raises: `below` at overflow or a pole."""
 
     def call(x: float) -> float:
@@ -262,7 +264,7 @@ class Traced(ABC):
             f"({', '.join(VOCABULARY)})"
         )
 
-    __int__ = __index__ = __float__  # type: ignore[assignment]
+    __int__ = __index__ = __float__
 
     def __getattr__(self, name: str) -> Any:
         raise TraceError(
@@ -285,7 +287,14 @@ def apply(name: str, *operands: Any) -> Any:
         return row.scalar(*operands)
     like = tensors[-1]
     return row.eager(
-        *(x if isinstance(x, Tensor) else torch.as_tensor(x, dtype=None if isinstance(x, bool) else like.dtype, device=like.device) for x in operands)
+        *(
+            x
+            if isinstance(x, Tensor)
+            else torch.as_tensor(
+                x, dtype=None if isinstance(x, bool) else like.dtype, device=like.device
+            )
+            for x in operands
+        )
     )
 
 
@@ -402,7 +411,11 @@ def _reduce(op: str, x: Any, over: Over) -> Any:
     values = x.double()
     if not dims:
         return values
-    return values.sum(dims, keepdim=over == "row") if op == "sum" else values.amax(dims, keepdim=over == "row")
+    return (
+        values.sum(dims, keepdim=over == "row")
+        if op == "sum"
+        else values.amax(dims, keepdim=over == "row")
+    )
 
 
 VOCABULARY = (

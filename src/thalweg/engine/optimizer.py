@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar, overload
+from typing import Any, overload
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from thalweg.engine import inspection
+from thalweg.engine.arguments import (
+    as_rule,
+    check_flags,
+    check_numbers,
+    check_spelling,
+    dissolved,
+    numbers_of,
+    taken_at_construction,
+    unknown,
+)
 from thalweg.engine.checkpoint import check_groups, loaded_state, merged_group
-from thalweg.engine.groups import number, resolve
-from thalweg.engine.option import OPTIONS, Option, OptionSpec, check_options, find_option
+from thalweg.engine.groups import resolve
+from thalweg.engine.option import Option, check_options, find_option
 from thalweg.engine.plan import Plan
 from thalweg.engine.prepare import Preparation
-from thalweg.engine.rule import Group, Hyper, Rule, find_rule
+from thalweg.engine.rule import Group, Rule
 from thalweg.engine.trace import hyper_key
-from thalweg.errors import ArgumentError, ArgumentTypeError, BackendError, StepError, suggest
-
-LR = Hyper("lr", 1e-3, low=0.0, says="Invalid learning rate")
-_FLAGS = ("foreach", "maximize", "capturable", "differentiable", "fused")
-S = TypeVar("S", bound="Optimizer")
+from thalweg.errors import ArgumentError, ArgumentTypeError, BackendError, StepError
 
 
 class Optimizer(torch.optim.Optimizer):
@@ -73,7 +78,9 @@ class Optimizer(torch.optim.Optimizer):
         if not any(p.kind is p.VAR_KEYWORD for p in known.values()):
             for name in kwargs:
                 if name not in known:
-                    raise ArgumentTypeError(_unknown(cls.__name__, name, [k for k in known if k != "self"]))
+                    raise ArgumentTypeError(
+                        unknown(cls.__name__, name, [k for k in known if k != "self"])
+                    )
         return super().__new__(cls)
 
     def __init__(
@@ -81,15 +88,15 @@ class Optimizer(torch.optim.Optimizer):
         foreach: bool | None = None, maximize: bool = False, capturable: bool = False,
         differentiable: bool = False, fused: bool | None = None, **hypers: Any,
     ) -> None:  # fmt: skip
-        rule = _as_rule(rule)
+        rule = as_rule(rule)
         chosen = check_options(options)
         defaults: dict[str, Any] = {"lr": lr}
-        defaults |= _numbers(type(self).__name__, rule, hypers)
+        defaults |= numbers_of(type(self).__name__, rule, hypers)
         defaults |= {"maximize": maximize, "foreach": foreach, "capturable": capturable}
         defaults |= {"differentiable": differentiable, "fused": fused, "rule": rule.name}
-        defaults |= _dissolved(chosen)
-        _check_flags(foreach, fused, differentiable)
-        _check_numbers(type(self).__name__, defaults, "")
+        defaults |= dissolved(chosen)
+        check_flags(defaults)
+        check_numbers(type(self).__name__, defaults, "")
         super().__init__(params, defaults)
 
     # Groups ---------------------------------------------------------------------------------------
@@ -106,31 +113,36 @@ class Optimizer(torch.optim.Optimizer):
         """
         if not isinstance(param_group, dict):
             raise TypeError(f"param_group must be a dict, but got {type(param_group)}")
-        group = dict(param_group)
-        own = group.pop("options", None)
-        if own is not None and not all(isinstance(name, str) for name in own):
-            group |= _dissolved(check_options(own))
-        elif own is not None:
-            group["options"] = tuple(own)
-        if "rule" in group:
-            group["rule"] = _as_rule(group["rule"]).name
-            named = {k: v for k, v in group.items() if k in {h.name for h in find_rule(group["rule"]).hypers}}
-            group = {**_numbers(type(self).__name__, find_rule(group["rule"]), named), **group}
-        known = {*self.defaults, "params", "initial_lr", "param_names"}
-        for name in group:
-            if name not in known and _is_misspelt(name, known):
-                raise ArgumentTypeError(_unknown(f"group {len(self.param_groups)} of {type(self).__name__}", name, sorted(known)))
+        index, title = len(self.param_groups), type(self).__name__
+        group = self._own_keys(param_group)
         full = {**self.defaults, **group}
-        where = f", group {len(self.param_groups)}{_first_name(group)}" if self.param_groups or len(group) > 1 else ""
-        _check_flags(full["foreach"], full["fused"], full["differentiable"])
-        _check_numbers(type(self).__name__, full, where)
+        check_spelling(f"group {index} of {title}", group, {*self.defaults, "params", "initial_lr"})
+        where = f", group {index}{_first_name(group)}" if len(group) > 1 else ""
+        check_flags(full)
+        check_numbers(title, full, where)
         self._check_shared(full)
-        for key, value in _taken_at_construction(full).items():
+        for key, value in taken_at_construction(full).items():
             group.setdefault(key, value)
         super().add_param_group(group)
         if self.param_groups[-1]["fused"]:
             self._check_fusable()
         self._plan = None
+
+    def _own_keys(self, param_group: dict[str, Any]) -> dict[str, Any]:
+        """A group's own keys as plain values: options dissolved, and all numbers of a rule of its own."""
+        group = dict(param_group)
+        options = group.pop("options", None)
+        if options is not None and all(isinstance(name, str) for name in options):
+            group["options"] = tuple(options)
+        elif options is not None:
+            group |= dissolved(check_options(options))
+        if "rule" in group:
+            rule = as_rule(group["rule"])
+            names = {h.name for h in rule.hypers} | {h.place()[0] for h in rule.hypers}
+            given = {k: v for k, v in group.items() if k in names}
+            group |= {"rule": rule.name, **numbers_of(type(self).__name__, rule, given)}
+            group["weight_decay"] = param_group.get("weight_decay", self.defaults["weight_decay"])
+        return group
 
     def _check_shared(self, group: Group) -> None:
         """An option of the whole optimizer is the same in all groups."""
@@ -139,13 +151,20 @@ class Optimizer(torch.optim.Optimizer):
                 spec = find_option(name)
                 keys = [hyper_key(h, name) for h in spec.hypers]
                 if spec.scope == "optimizer" and (
-                    (name in group["options"]) != (name in other["options"]) or any(group[k] != other[k] for k in keys)
+                    (name in group["options"]) != (name in other["options"])
+                    or any(group[k] != other[k] for k in keys)
                 ):
-                    raise ArgumentError(f"option {name} acts on all gradients together, so that all groups must have it alike; group {len(self.param_groups)} differs from group 0")
+                    raise ArgumentError(
+                        f"option {name} acts on all gradients together, so that all groups must have "
+                        f"it alike; group {len(self.param_groups)} differs from group 0"
+                    )
 
     def _check_fusable(self) -> None:
         for p in self.param_groups[-1]["params"]:
-            if not (p.is_floating_point() or p.is_complex()) or p.device.type not in ("cpu", "cuda"):
+            if not (p.is_floating_point() or p.is_complex()) or p.device.type not in (
+                "cpu",
+                "cuda",
+            ):
                 self.param_groups.pop()
                 raise BackendError(
                     "`fused=True` requires all the params to be floating point Tensors of supported devices: "
@@ -177,13 +196,18 @@ class Optimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         if self._averaging:
-            raise StepError("step() inside averaged(): the parameters hold their averages; leave the with block first")
+            raise StepError(
+                "step() inside averaged(): the parameters hold their averages; leave the with block first"
+            )
         with torch.set_grad_enabled(bool(self.defaults["differentiable"])):
             self._advance()
         return loss
 
     def _advance(self) -> None:
-        plan, self._plan = self._plan, None  # whatever interrupts a step, the next one looks at everything anew
+        plan, self._plan = (
+            self._plan,
+            None,
+        )  # whatever interrupts a step, the next one looks at everything anew
         if plan is None or not plan.fits(self.param_groups, self.state):
             plan, pending = Preparation(self.param_groups, self.state, self._name_of).plan()
             for p, entries in pending:
@@ -212,7 +236,9 @@ class Optimizer(torch.optim.Optimizer):
     def state_dict(self) -> dict[str, Any]:
         """The state and the groups, as torch lays them out; plain values and tensors only."""
         if self._averaging:
-            raise StepError("state_dict() inside averaged(): it would save the averages as weights; leave the with block first")
+            raise StepError(
+                "state_dict() inside averaged(): it would save the averages as weights; leave the with block first"
+            )
         return super().state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any], *, strict: bool = True) -> None:
@@ -233,7 +259,9 @@ class Optimizer(torch.optim.Optimizer):
             saved = given["param_groups"]
             check_groups(self.param_groups, saved, strict=strict)
             checked["state"] = self._loaded(given)
-            groups = [merged_group(own, g) for own, g in zip(self.param_groups, saved, strict=False)]
+            groups = [
+                merged_group(own, g) for own, g in zip(self.param_groups, saved, strict=False)
+            ]
             return {**given, "state": {}, "param_groups": [*groups, *saved[len(groups) :]]}
 
         def fill(_: Any) -> None:
@@ -252,16 +280,17 @@ class Optimizer(torch.optim.Optimizer):
 
     def _loaded(self, given: Mapping[str, Any]) -> dict[Any, Any]:
         """The checkpoint's state by parameter."""
-        owner: dict[Any, tuple[Tensor, Group, Mapping[str, Any]]] = {}
+        owner: dict[Any, tuple[Tensor, Group]] = {}
         for own, saved in zip(self.param_groups, given["param_groups"], strict=False):
             merged = {**merged_group(own, saved), "params": own["params"]}
-            for key, p in zip(saved["params"], own["params"], strict=False):
-                owner[key] = p, merged, saved
+            owner.update(
+                (key, (p, merged)) for key, p in zip(saved["params"], own["params"], strict=False)
+            )
         found: dict[Any, Any] = {}
         for key, entries in given["state"].items():
             if key in owner:
-                p, merged, _ = owner[key]
-                found[p] = loaded_state(p, merged, entries, self._name_of(p))
+                p, group = owner[key]
+                found[p] = loaded_state(p, group, entries, self._name_of(p))
             else:
                 found[key] = entries
         return found
@@ -279,7 +308,9 @@ class Optimizer(torch.optim.Optimizer):
     @property
     def skipped_steps(self) -> int:
         """How many steps a gate (`SkipNonFinite`) has held back."""
-        counts = [float(s[key]) for s in self.state.values() for key in s if key.endswith("_skipped")]
+        counts = [
+            float(s[key]) for s in self.state.values() for key in s if key.endswith("_skipped")
+        ]
         return int(max(counts, default=0.0))
 
     @contextmanager
@@ -289,9 +320,13 @@ class Optimizer(torch.optim.Optimizer):
         Raises:
             ArgumentError: No group has an option that averages.
         """
-        pairs = [(p, self.state[p][key]) for p, key in self._averages() if key in self.state.get(p, {})]
+        pairs = [
+            (p, self.state[p][key]) for p, key in self._averages() if key in self.state.get(p, {})
+        ]
         if self._averaging:
-            raise StepError("averaged() inside averaged(): the parameters hold their averages already")
+            raise StepError(
+                "averaged() inside averaged(): the parameters hold their averages already"
+            )
         _exchange(pairs)
         self._averaging = True
         try:
@@ -307,7 +342,9 @@ class Optimizer(torch.optim.Optimizer):
                 if spec.averages is not None:
                     found += [(p, f"{spec.name}_{spec.averages}") for p in group["params"]]
         if not found:
-            raise ArgumentError("averaged() needs an option that keeps averages: options=[thalweg.options.Average(0.999)]")
+            raise ArgumentError(
+                "averaged() needs an option that keeps averages: options=[thalweg.options.Average(0.999)]"
+            )
         return found
 
 
@@ -319,105 +356,7 @@ def _exchange(pairs: list[tuple[Tensor, Tensor]]) -> None:
             average.copy_(kept)
 
 
-def _as_rule(rule: Any) -> Rule:
-    if isinstance(rule, str):
-        return find_rule(rule)
-    if not isinstance(rule, Rule):
-        hint = "; decorate it with @thalweg.rule(...)" if callable(rule) else ""
-        raise ArgumentTypeError(f"rule={rule!r} is no rule{hint}")
-    return rule
-
-
-def _numbers(title: str, rule: Rule, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The group's keys for a rule's numbers and switches, from what was passed by name or by key."""
-    left = dict(given)
-    found: dict[str, Any] = {}
-    for h in (*rule.hypers, *_builtin_hypers()):
-        key, index = h.place()
-        if index is None:
-            found[key] = left.pop(key, left.pop(h.name, h.default))
-            continue
-        values = list(found.get(key, ()))
-        whole = given.get(key)
-        if whole is not None and (not isinstance(whole, (tuple, list)) or len(whole) <= index):
-            raise ArgumentTypeError(f"{title}: {key}={whole!r}; it holds {index + 1} numbers or more, as in {key}=(0.9, 0.999)")
-        values.append(left.pop(h.name, h.default) if whole is None else whole[index])
-        found[key] = tuple(values)
-    for key in list(left):
-        if key in found:
-            del left[key]
-    for s in rule.arguments():
-        if s not in found and s in left:
-            found[s] = left.pop(s)
-    for name, s in rule.arguments().items():
-        if not isinstance(s, Hyper):
-            found.setdefault(name, s.default)
-    extra = {k: left.pop(k) for k in list(left) if k in _TORCH_KEYS}
-    if left:
-        raise ArgumentTypeError(_unknown(title, next(iter(left)), [*found, *_FLAGS, "lr", "options"]))
-    return found | extra
-
-
-_TORCH_KEYS = ("decoupled_weight_decay",)
-"""Group keys of torch's classes that change a built-in option."""
-
-
-def _builtin_hypers() -> list[Hyper]:
-    return [h for spec in _builtin() for h in spec.hypers]
-
-
-def _builtin() -> list[OptionSpec]:
-    return [spec for spec in OPTIONS.values() if spec.builtin]
-
-
-def _dissolved(chosen: Sequence[Option]) -> dict[str, Any]:
-    """Options as plain keys of a group."""
-    keys: dict[str, Any] = {"options": tuple(o.spec.name for o in chosen if not o.spec.builtin)}
-    for o in chosen:
-        keys |= o.keys()
-    return keys
-
-
-def _taken_at_construction(group: Group) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for spec in resolve(group).specs:
-        if spec.at_construction is not None:
-            found |= spec.at_construction(group)
-    return found
-
-
-def _check_flags(foreach: bool | None, fused: bool | None, differentiable: bool) -> None:
-    if fused and differentiable:
-        raise BackendError("`fused` does not support `differentiable`")
-    if fused and foreach:
-        raise BackendError("`fused` and `foreach` cannot be `True` together.")
-
-
-def _check_numbers(title: str, group: Group, where: str) -> None:
-    lr = group["lr"]
-    if isinstance(lr, Tensor) and lr.numel() != 1:
-        raise ArgumentError(f"Tensor lr must be 1-element; got shape {tuple(lr.shape)}. {title}{where}")
-    resolved = resolve(group)
-    for label, owner in resolved.labelled():
-        for h in owner.hypers if label else (LR, *owner.hypers):
-            complaint = h.complaint(number(group, hyper_key(h, label)))
-            if complaint:
-                raise ArgumentError(f"{complaint}. {title} needs {h.range}{where}; typical: {h.default:g}.")
-    complaint = resolved.rule.check(group) if resolved.rule.check is not None else None
-    if complaint:
-        raise ArgumentError(f"{complaint}. {title}{where}")
-
-
 def _first_name(group: Group) -> str:
     params = group.get("params")
     first = params[0] if isinstance(params, (list, tuple)) and params else None
     return f" ({first[0]!r})" if isinstance(first, tuple) and isinstance(first[0], str) else ""
-
-
-def _is_misspelt(name: str, known: set[str]) -> bool:
-    return bool(difflib.get_close_matches(name, known, n=1, cutoff=0.86))
-
-
-def _unknown(title: str, name: str, known: Sequence[str]) -> str:
-    return f"{title} got an unexpected keyword argument {name!r}.{suggest(name, known)} Known: {', '.join(known)}."
-

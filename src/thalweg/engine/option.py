@@ -6,7 +6,16 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from thalweg.engine.rule import Declared, Group, Hyper, Scalar, Slot, Switch, check_used, read_signature
+from thalweg.engine.rule import (
+    Declared,
+    Group,
+    Hyper,
+    Scalar,
+    Slot,
+    Switch,
+    check_used,
+    read_signature,
+)
 from thalweg.errors import ArgumentError, ArgumentTypeError, DeclarationError, suggest
 
 Station = Literal["gate", "gradient", "direction", "apply", "after"]
@@ -14,7 +23,13 @@ STATIONS: tuple[Station, ...] = ("gate", "gradient", "direction", "apply", "afte
 
 # What a stage gets by position, and by keyword beyond the engine's names.
 _LEADING = {"gate": 1, "gradient": 1, "direction": 1, "apply": 2, "after": 1}
-_EXTRA: dict[str, tuple[str, ...]] = {"gate": (), "gradient": (), "direction": ("g",), "apply": (), "after": ()}
+_EXTRA: dict[str, tuple[str, ...]] = {
+    "gate": (),
+    "gradient": (),
+    "direction": ("g",),
+    "apply": (),
+    "after": (),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +90,9 @@ def find_option(name: str) -> OptionSpec:
     try:
         return OPTIONS[name]
     except KeyError:
-        raise ArgumentError(f"unknown option {name!r}.{suggest(name, OPTIONS)} Known: {', '.join(sorted(OPTIONS))}") from None
+        raise ArgumentError(
+            f"unknown option {name!r}.{suggest(name, OPTIONS)} Known: {', '.join(sorted(OPTIONS))}"
+        ) from None
 
 
 def option(
@@ -134,7 +151,9 @@ class Option:
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         PUBLIC[cls.spec.name] = cls
-        check_used(cls.spec, frozenset().union(*(s.asks for s in cls.spec.stages)) | _stored(cls.spec))
+        check_used(
+            cls.spec, frozenset().union(*(s.asks for s in cls.spec.stages)) | _stored(cls.spec)
+        )
 
     def __init__(self, **values: Any) -> None:
         self.values = values
@@ -147,7 +166,9 @@ class Option:
             if isinstance(declared, Hyper):
                 complaint = declared.complaint(value)
                 if complaint:
-                    raise ArgumentError(f"{complaint}. {type(self).__name__} needs {declared.range}; typical: {declared.default:g}.")
+                    raise ArgumentError(
+                        f"{complaint}. {type(self).__name__} needs {declared.range}; typical: {declared.default:g}."
+                    )
                 found[declared.place(self.spec.name)[0]] = value
             else:
                 found[f"{self.spec.name}_{name}"] = value
@@ -165,20 +186,28 @@ def _stored(spec: OptionSpec) -> frozenset[str]:
 def check_options(options: Iterable[Any]) -> tuple[Option, ...]:
     """Refuse what is no option, what stands twice, and what excludes each other."""
     if isinstance(options, (Option, str)) or not hasattr(options, "__iter__"):
-        raise ArgumentTypeError(f"options={options!r}: options is a list, as in options=[thalweg.options.Cautious()]")
+        raise ArgumentTypeError(
+            f"options={options!r}: options is a list, as in options=[thalweg.options.Cautious()]"
+        )
     chosen = tuple(options)
     for o in chosen:
         if isinstance(o, type) and issubclass(o, Option):
-            raise ArgumentTypeError(f"options holds the class {o.__name__}; make one of it: {o.__name__}(...)")
+            raise ArgumentTypeError(
+                f"options holds the class {o.__name__}; make one of it: {o.__name__}(...)"
+            )
         if not isinstance(o, Option):
             raise ArgumentTypeError(f"options holds {o!r}, which is no option; see thalweg.options")
     names = [o.spec.name for o in chosen]
     for o in chosen:
         if names.count(o.spec.name) > 1:
-            raise ArgumentError(f"option {type(o).__name__} stands twice in options; once per group is all it can")
+            raise ArgumentError(
+                f"option {type(o).__name__} stands twice in options; once per group is all it can"
+            )
         for other in o.spec.excludes:
             if other in names:
-                raise ArgumentError(f"options {type(o).__name__} and {PUBLIC[other].__name__} exclude each other; leave one out")
+                raise ArgumentError(
+                    f"options {type(o).__name__} and {PUBLIC[other].__name__} exclude each other; leave one out"
+                )
     return chosen
 
 
@@ -187,5 +216,7 @@ def stages_of(specs: Iterable[OptionSpec], station: Station) -> list[tuple[Optio
     found = [(spec, stage) for spec in specs for stage in spec.stages if stage.station == station]
     found.sort(key=lambda pair: (pair[1].rank, pair[0].name))
     if station == "apply" and len(found) > 1:
-        raise DeclarationError(f"two options apply the update: {found[0][0].name} and {found[1][0].name}")
+        raise DeclarationError(
+            f"two options apply the update: {found[0][0].name} and {found[1][0].name}"
+        )
     return found

@@ -115,7 +115,11 @@ class Program:
     def _outside(self) -> Iterator[Node]:
         for body in bodies(self.tree):
             used = (a for n in body.nodes for a in n.args)
-            yield from (n for n in (*used, *body.stores.values(), *body.reduced) if n.lane != Lane.ELEMENT and n.op != "const")
+            yield from (
+                n
+                for n in (*used, *body.stores.values(), *body.reduced)
+                if n.lane != Lane.ELEMENT and n.op != "const"
+            )
 
 
 def _unique(items: Iterator[str] | Sequence[str] | Iterator[Node] | Sequence[Node]) -> tuple:  # type: ignore[type-arg]
@@ -144,7 +148,9 @@ def split(graph: Graph) -> tuple[Program, ...]:
     return tuple(programs)
 
 
-def _program(stores: Mapping[str, Node], reductions: tuple[Node, ...], *, by_row: bool, is_last: bool) -> Program:
+def _program(
+    stores: Mapping[str, Node], reductions: tuple[Node, ...], *, by_row: bool, is_last: bool
+) -> Program:
     roots = dict(stores) | {f"{i}": r.args[0] for i, r in enumerate(reductions)}
     return Program(_grow(roots, len(reductions), [1]), reductions, by_row, is_last)
 
@@ -155,7 +161,9 @@ def _grow(roots: Mapping[str, Node], reduced: int, leaves: list[int]) -> Tree:
     if condition is None:
         return _body(roots, reduced)
     leaves[0] += 1
-    yes, no = (_grow(specialise(roots, {condition: taken}), reduced, leaves) for taken in (True, False))
+    yes, no = (
+        _grow(specialise(roots, {condition: taken}), reduced, leaves) for taken in (True, False)
+    )
     return Branch(condition, yes, no)
 
 
@@ -167,8 +175,16 @@ def _branches(roots: Mapping[str, Node]) -> Iterator[Node]:
 
 def _body(roots: Mapping[str, Node], reduced: int) -> Body:
     sums = tuple(roots[f"{i}"] for i in range(reduced))
-    stores = {n: node for n, node in roots.items() if not n.isdigit() and not (node.op == "input" and _stream(node) == n)}
-    nodes = [n for n in topological((*stores.values(), *sums), reductions_are_leaves=True) if n.lane == Lane.ELEMENT]
+    stores = {
+        n: node
+        for n, node in roots.items()
+        if not n.isdigit() and not (node.op == "input" and _stream(node) == n)
+    }
+    nodes = [
+        n
+        for n in topological((*stores.values(), *sums), reductions_are_leaves=True)
+        if n.lane == Lane.ELEMENT
+    ]
     loads = _unique(_stream(n) for n in nodes if n.op == "input")
     return Body(tuple(n for n in nodes if n.op != "input"), loads, stores, sums)
 

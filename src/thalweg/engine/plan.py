@@ -43,7 +43,9 @@ class BucketRun:
         self.expected: Tensor | None = None
         self.reduced: dict[Node, Tensor] = {}
         self.lanes = [Lanes(self.kind, [*p.columns, *p.row_columns]) for p in self.kind.programs]
-        self.written = {n: x for n, x in self.kind.graph.outputs.items() if n not in self.kind.graph.streams}
+        self.written = {
+            n: x for n, x in self.kind.graph.outputs.items() if n not in self.kind.graph.streams
+        }
         self.last = Lanes(self.kind, list(self.written.values()))
 
     @property
@@ -66,9 +68,16 @@ class BucketRun:
         if self.rows and (steps is None or (known is not None and torch.equal(steps, known))):
             return
         on_host = steps is not None and "t" not in self.kind.setting.on_device
-        counts = [t + 1.0 for t in steps.tolist()] if on_host and steps is not None else [1.0] * len(self.bucket.params)
+        counts = (
+            [t + 1.0 for t in steps.tolist()]
+            if on_host and steps is not None
+            else [1.0] * len(self.bucket.params)
+        )
         places: dict[tuple[int, float, bool], int] = {}
-        self.row_of = [places.setdefault(key, len(places)) for key in zip(self.bucket.groups, counts, self.bucket.first, strict=True)]
+        self.row_of = [
+            places.setdefault(key, len(places))
+            for key in zip(self.bucket.groups, counts, self.bucket.first, strict=True)
+        ]
         self.rows = [Row(*key) for key in places]
 
     def numbers(self, index: int, groups: Sequence[Group]) -> Numbers:
@@ -94,7 +103,9 @@ class BucketRun:
         fresh = {}
         for name, node in self.written.items():
             if node.lane == Lane.HOST and name != "step":
-                fresh[name] = torch.tensor([numbers.of(node, i) for i in range(count)], dtype=torch.float64)
+                fresh[name] = torch.tensor(
+                    [numbers.of(node, i) for i in range(count)], dtype=torch.float64
+                )
             elif node.lane != Lane.HOST:
                 fresh[name] = numbers.device[node]
         for name, x in fresh.items():
@@ -106,7 +117,11 @@ class BucketRun:
 
     def _count(self, fresh: Mapping[str, Tensor]) -> None:
         if self.steps is None:
-            self.rows = [Row(r.group, r.t, False) for r in self.rows] if len({r.group for r in self.rows}) == len(self.rows) else []
+            self.rows = (
+                [Row(r.group, r.t, False) for r in self.rows]
+                if len({r.group for r in self.rows}) == len(self.rows)
+                else []
+            )
         elif "step" in fresh:
             self.rows = []  # whether it counted depends on a reduction: look again
         else:
@@ -164,7 +179,10 @@ def _device_input(node: Node, run: BucketRun, groups: Sequence[Group]) -> Tensor
     if kind == "count":
         counts = {"tensor": bucket.numel, "row": bucket.row_size, "all": [run.total]}[name]
         return torch.tensor(counts, dtype=torch.float64, device=device)
-    values = [torch.as_tensor(number(groups[g], name), device=device).reshape(()).double() for g in dict.fromkeys(bucket.groups)]
+    values = [
+        torch.as_tensor(number(groups[g], name), device=device).reshape(()).double()
+        for g in dict.fromkeys(bucket.groups)
+    ]
     if len(values) == 1:
         return values[0].reshape(1)
     place = {g: i for i, g in enumerate(dict.fromkeys(bucket.groups))}
@@ -207,7 +225,12 @@ class Plan:
         for r in self.runs:
             r.number_rows()
         for index in range(self.passes):
-            parts = [(r, *found) for r in self.runs if index < len(r.kind.programs) for found in r.run(index, groups)]
+            parts = [
+                (r, *found)
+                for r in self.runs
+                if index < len(r.kind.programs)
+                for found in r.run(index, groups)
+            ]
             self._join(parts)
         for r in self.runs:
             r.finish(groups)
@@ -221,6 +244,8 @@ class Plan:
             home = mine[0][2].device
             every = torch.cat([x.to(home) for _, _, x in mine])
             order = [i for r, _, _ in mine for i in r.bucket.order]
-            total = tree_sum(every[torch.tensor(order, device=home).argsort()], mine[0][1].op).reshape(1)
+            total = tree_sum(
+                every[torch.tensor(order, device=home).argsort()], mine[0][1].op
+            ).reshape(1)
             for r, node, x in mine:
                 r.reduced[node] = total.to(x.device)

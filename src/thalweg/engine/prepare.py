@@ -30,7 +30,7 @@ from thalweg.engine.state import (
     slots_of,
 )
 from thalweg.engine.tables import Bucket, Kind, Watch
-from thalweg.engine.trace import Setting, active_slots, hyper_key
+from thalweg.engine.trace import FRESH, Setting, active_slots, hyper_key
 from thalweg.errors import ArgumentError, BackendError, StepError
 
 Pending = list[tuple[Tensor, dict[str, Any]]]
@@ -99,9 +99,13 @@ class Preparation:
         resolved = self.resolved[index]
         where = self.name_of(p)
         if grad.device != p.device:
-            raise StepError(f"the gradient of {where} is on {grad.device} and the parameter on {p.device}; move one of them")
+            raise StepError(
+                f"the gradient of {where} is on {grad.device} and the parameter on {p.device}; move one of them"
+            )
         if grad.shape != p.shape:
-            raise StepError(f"the gradient of {where} has shape {tuple(grad.shape)} and the parameter {tuple(p.shape)}")
+            raise StepError(
+                f"the gradient of {where} has shape {tuple(grad.shape)} and the parameter {tuple(p.shape)}"
+            )
         setting = resolved.setting(p, self._on_device(resolved, group, p))
         graph, _ = graph_of(resolved, setting)
         sparse = grad.layout != torch.strided
@@ -111,10 +115,21 @@ class Preparation:
                 f"{where} has a {str(grad.layout).removeprefix('torch.')} one; make it dense (sparse=False in its layer)"
             )
         by_rows = sparse and grad.sparse_dim() == 1 and _only_touches_rows(graph.outputs)
-        staged = None if by_rows or (not sparse and _in_place(grad, p)) else torch.empty_like(p, dtype=grad.dtype)
+        staged = (
+            None
+            if by_rows or (not sparse and _in_place(grad, p))
+            else torch.empty_like(p, dtype=grad.dtype)
+        )
         wanted = wanted_slots(resolved, setting, group, p)
         own = [s.name for s in resolved.rule.slots if s.name in wanted] or ["step"]
-        state = slots_of(p, grad if not sparse else grad.to_dense() if wanted else p, self.state.get(p, {}), wanted, own, where)
+        state = slots_of(
+            p,
+            grad if not sparse else grad.to_dense() if wanted else p,
+            self.state.get(p, {}),
+            wanted,
+            own,
+            where,
+        )
         kind, module = self._kind(resolved, setting, group, p, grad, state, by_rows=by_rows)
         return Entry(order, index, p, grad, state, kind, module, staged)
 
@@ -136,12 +151,30 @@ class Preparation:
             raise StepError(f"{self.name_of(p)}: {e}") from None
         needs_rows = any(q.by_row or q.row_columns for q in programs)
         flat = is_dense(p) and (not needs_rows or rows_are_outermost(p))
-        layout = "differentiable" if group.get("differentiable") else "rows" if by_rows else "dense" if flat else "strided"
+        layout = (
+            "differentiable"
+            if group.get("differentiable")
+            else "rows"
+            if by_rows
+            else "dense"
+            if flat
+            else "strided"
+        )
         use_foreach, use_fused = group.get("foreach"), group.get("fused")
-        key = (id(graph), tuple(c.name for c in codecs.values()), p.dtype, p.device, layout, use_foreach, use_fused)
+        key = (
+            id(graph),
+            tuple(c.name for c in codecs.values()),
+            p.dtype,
+            p.device,
+            layout,
+            use_foreach,
+            use_fused,
+        )
         if key not in self.kinds:
             try:
-                module, reason = choice.choose(codecs, layout, p.device, use_foreach=use_foreach, use_fused=use_fused)
+                module, reason = choice.choose(
+                    codecs, layout, p.device, use_foreach=use_foreach, use_fused=use_fused
+                )
             except BackendError as e:
                 raise BackendError(f"{e} ({self.name_of(p)})") from None
             self.kinds[key] = Kind(
@@ -172,9 +205,16 @@ class Preparation:
     def _run(self, draft: Draft) -> BucketRun:
         bucket, kind = draft.bucket, draft.bucket.kind
         for key, scalar in _scalars(kind).items():
-            on_device = kind.device.type != "cpu" and (key != "step" or "t" in kind.setting.on_device)
+            on_device = kind.device.type != "cpu" and (
+                key != "step" or "t" in kind.setting.on_device
+            )
             device = kind.device if on_device else torch.device("cpu")
-            vector, views = scalar_vector(key, scalar, draft.states, device)
+            fresh = (
+                [float(new) for new in bucket.first]
+                if key == FRESH
+                else [scalar.init] * len(draft.states)
+            )
+            vector, views = scalar_vector(key, fresh, draft.states, device)
             bucket.vectors[key] = vector
             for p, state, view in zip(bucket.params, draft.states, views, strict=True):
                 if state.get(key) is not view:
@@ -184,7 +224,9 @@ class Preparation:
         return run
 
 
-def wanted_slots(resolved: Resolved, setting: Setting, group: Group, p: Tensor) -> dict[str, tuple[Slot, torch.dtype, float | str]]:
+def wanted_slots(
+    resolved: Resolved, setting: Setting, group: Group, p: Tensor
+) -> dict[str, tuple[Slot, torch.dtype, float | str]]:
     """The slots that a parameter has, by key: what was declared, the dtype to store it in, its initial value."""
     chosen = group.get("state_dtype")
     stored = p.dtype if chosen is None or p.is_complex() else getattr(torch, chosen)
@@ -196,7 +238,11 @@ def wanted_slots(resolved: Resolved, setting: Setting, group: Group, p: Tensor) 
             if isinstance(init, str) and init in hypers:
                 init = float(number(group, hyper_key(hypers[init], label)))
             # A copy of the weights is never stored in less than the weights are.
-            wanted[key] = slot, torch.promote_types(p.dtype, stored) if init == "param" else stored, init
+            wanted[key] = (
+                slot,
+                torch.promote_types(p.dtype, stored) if init == "param" else stored,
+                init,
+            )
     return wanted
 
 
@@ -207,7 +253,7 @@ def _scalars(kind: Kind) -> dict[str, Scalar]:
         for label, owner in [("", kind.rule), *((spec.name, spec) for spec in kind.specs)]
         for s in owner.scalars
     }
-    declared.setdefault("step", Scalar("step"))
+    declared |= {"step": Scalar("step"), FRESH: Scalar(FRESH)}
     return {key: s for key, s in declared.items() if key in kind.graph.outputs}
 
 
@@ -221,11 +267,12 @@ def _only_touches_rows(outputs: Mapping[str, Node]) -> bool:
     out = outputs.get("param")
     if len(outputs) != 1 or out is None or out.op != "sub" or out.args[0].attr != ("param", ""):
         return False
-    return not any(n.attr == ("param", "") or n.lane in (Lane.TENSOR, Lane.ROW) for n in topological(out.args[1:]))
+    return not any(
+        n.attr == ("param", "") or n.lane in (Lane.TENSOR, Lane.ROW)
+        for n in topological(out.args[1:])
+    )
 
 
 def group_title(group: Group) -> str:
     """What messages call the optimizer of a group."""
     return str(group.get("rule", "this optimizer"))
-
-

@@ -74,23 +74,41 @@ class Hyper:
             return (f"{label}_{self.name}" if label else self.name), None
         match = re.fullmatch(r"(\w+)(?:\[(\d+)\])?", self.at)
         if match is None:
-            raise DeclarationError(f"Hyper {self.name!r}: at={self.at!r}; needs 'key' or 'key[index]'")
+            raise DeclarationError(
+                f"Hyper {self.name!r}: at={self.at!r}; needs 'key' or 'key[index]'"
+            )
         return match[1], None if match[2] is None else int(match[2])
 
     @property
     def range(self) -> str:
         """The allowed values, as an interval."""
-        left = f"({self.above:g}" if self.above is not None else f"[{self.low:g}" if self.low is not None else "(-inf"
-        right = f"{self.high:g}" + ("]" if self.closed else ")") if self.high is not None else "inf)"
+        left = (
+            f"({self.above:g}"
+            if self.above is not None
+            else f"[{self.low:g}"
+            if self.low is not None
+            else "(-inf"
+        )
+        right = (
+            f"{self.high:g}" + ("]" if self.closed else ")") if self.high is not None else "inf)"
+        )
         return f"{left}, {right}" + (", whole numbers" if self.integer else "")
 
     def complaint(self, value: Any) -> str | None:
         """The sentence to begin an error with if the value is not allowed, else None."""
         number = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
-        if isinstance(number, (int, float)) and not isinstance(number, bool) and self._allows(number):
+        if (
+            isinstance(number, (int, float))
+            and not isinstance(number, bool)
+            and self._allows(number)
+        ):
             return None
         _, index = self.place()
-        name = f"beta parameter at index {index}" if self.at and self.at.startswith("betas[") else f"{self.name} value"
+        name = (
+            f"beta parameter at index {index}"
+            if self.at and self.at.startswith("betas[")
+            else f"{self.name} value"
+        )
         return f"{self.says or f'Invalid {name}'}: {value}"
 
     def _allows(self, x: float) -> bool:
@@ -141,23 +159,37 @@ class Declared:
 
     def arguments(self) -> dict[str, Hyper | Switch]:
         """What a user may pass by name, in declared order."""
-        return {x.name: x for x in (*self.hypers, *self.switches) if not (isinstance(x, Switch) and x.is_derived)}
+        chosen = [s for s in self.switches if not s.is_derived]
+        return {**{h.name: h for h in self.hypers}, **{s.name: s for s in chosen}}
+
+    def names(self) -> list[str]:
+        """Everything declared, by name."""
+        tensors = [s.name for s in self.slots] + [s.name for s in self.scalars]
+        return tensors + [h.name for h in self.hypers] + [s.name for s in self.switches]
 
     def _check_names(self) -> None:
-        names = [x.name for x in (*self.slots, *self.scalars, *self.hypers, *self.switches)]
+        names = self.names()
         for name in names:
             if names.count(name) > 1:
                 raise DeclarationError(f"{self.name}: {name!r} is declared twice")
             if name in ENGINE_NAMES and name != "first":
-                raise DeclarationError(f"{self.name}: {name!r} is the engine's name; it is asked for, not declared")
+                raise DeclarationError(
+                    f"{self.name}: {name!r} is the engine's name; it is asked for, not declared"
+                )
         switches = {s.name for s in self.switches}
         for slot in self.slots:
             if slot.when is not None and slot.when not in switches:
-                raise DeclarationError(f"{self.name}: slot {slot.name!r} has when={slot.when!r}, which is no declared switch")
+                raise DeclarationError(
+                    f"{self.name}: slot {slot.name!r} has when={slot.when!r}, which is no declared switch"
+                )
 
 
 def read_signature(
-    owner: Declared, function: Callable[..., Any], leading: int, slots: tuple[Slot, ...], extra: tuple[str, ...]
+    owner: Declared,
+    function: Callable[..., Any],
+    leading: int,
+    slots: tuple[Slot, ...],
+    extra: tuple[str, ...],
 ) -> frozenset[str]:
     """Check a function against its declaration and return the keywords it asks for.
 
@@ -177,7 +209,7 @@ def read_signature(
             f"{owner.name}({', '.join(positional)}): the positional arguments are {leading} tensor(s), then the "
             f"declared slots in order: {wanted or 'none'}; numbers come after a *"
         )
-    numbers = {x.name for x in (*owner.hypers, *owner.switches, *owner.scalars)}
+    numbers = set(owner.names()) - {s.name for s in slots}
     unknown = [k for k in keywords if k not in numbers and k not in ENGINE_NAMES and k not in extra]
     if unknown:
         raise DeclarationError(
@@ -190,9 +222,10 @@ def read_signature(
 def check_used(owner: Declared, asked: frozenset[str]) -> None:
     """Refuse a declaration that nothing uses: it is a misspelling more often than not."""
     used = asked | {s.when for s in owner.slots}
-    for x in (*owner.hypers, *owner.switches, *owner.scalars):
-        if x.name not in used and x.name != "step":
-            raise DeclarationError(f"{owner.name}: {x.name!r} is declared but not asked for by the function")
+    for name in set(owner.names()) - {s.name for s in owner.slots} - {"step"} - used:
+        raise DeclarationError(
+            f"{owner.name}: {name!r} is declared but not asked for by the function"
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -278,7 +311,19 @@ def rule(
     """
 
     def declare(function: Callable[..., Any]) -> Rule:
-        new = Rule(name or function.__name__, slots, scalars, hypers, switches, paper, function, sparse, refuses_sparse, decay, check)
+        new = Rule(
+            name or function.__name__,
+            slots,
+            scalars,
+            hypers,
+            switches,
+            paper,
+            function,
+            sparse,
+            refuses_sparse,
+            decay,
+            check,
+        )
         new._check_names()
         asks = read_signature(new, function, 1, slots, ())
         check_used(new, asks)

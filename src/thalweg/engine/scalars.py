@@ -57,7 +57,9 @@ class DeviceScalars:
         self.host = tuple(n for n in self._order if n.lane == Lane.HOST)
         self.inputs = tuple(n for n in self._order if n.op == "input" and n.lane != Lane.HOST)
 
-    def __call__(self, known: Mapping[Node, Tensor], row_tensor: Callable[[], Tensor]) -> dict[Node, Tensor]:
+    def __call__(
+        self, known: Mapping[Node, Tensor], row_tensor: Callable[[], Tensor]
+    ) -> dict[Node, Tensor]:
         """Compute the wanted nodes.
 
         Args:

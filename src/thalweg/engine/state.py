@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from thalweg.engine.rule import Scalar, Slot
+from thalweg.engine.rule import Slot
 from thalweg.errors import StepError
 
 
@@ -115,7 +115,7 @@ def scalar_dtype() -> torch.dtype:
 
 
 def scalar_vector(
-    key: str, scalar: Scalar, states: Sequence[Mapping[str, Any]], device: torch.device
+    key: str, initial: Sequence[float], states: Sequence[Mapping[str, Any]], device: torch.device
 ) -> tuple[Tensor, list[Tensor]]:
     """One vector for a scalar of many parameters, and its 0-dim views.
 
@@ -126,9 +126,14 @@ def scalar_vector(
     base = there[0]._base if there and isinstance(there[0], Tensor) else None
     if base is not None and base.device == device and base.shape == (len(there),):
         start, size = base.data_ptr(), base.element_size()
-        if all(isinstance(x, Tensor) and x._base is base and x.data_ptr() == start + i * size for i, x in enumerate(there)):
+        if all(
+            isinstance(x, Tensor) and x._base is base and x.data_ptr() == start + i * size
+            for i, x in enumerate(there)
+        ):
             return base, [x for x in there if isinstance(x, Tensor)]
-    dtype = next((x.dtype for x in there if isinstance(x, Tensor) and x.is_floating_point()), scalar_dtype())
-    values = [scalar.init if x is None else float(x) for x in there]
+    dtype = next(
+        (x.dtype for x in there if isinstance(x, Tensor) and x.is_floating_point()), scalar_dtype()
+    )
+    values = [start if x is None else float(x) for x, start in zip(there, initial, strict=True)]
     vector = torch.tensor(values, dtype=dtype, device=device)
     return vector, list(vector.unbind())

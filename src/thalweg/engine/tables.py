@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from operator import call, is_, itemgetter
+from operator import is_, itemgetter
 from typing import Any
 
 import torch
@@ -24,8 +24,10 @@ from thalweg.engine.passes import Program
 from thalweg.engine.rule import Group, Rule
 from thalweg.engine.trace import Setting
 
-_grad_of: Callable[[Tensor], Tensor | None] = Tensor.grad.__get__  # type: ignore[attr-defined]
-_dtype_of = Tensor.dtype.__get__
+# Methods of the C type, mapped over whole lists: a Python frame per tensor would double the cost.
+_grad_of: Callable[[Tensor], Tensor | None] = vars(torch._C.TensorBase)["grad"].__get__
+_dtype_of: Callable[[Tensor], torch.dtype] = vars(torch._C.TensorBase)["dtype"].__get__
+_alive = weakref.ref.__call__
 _address_of = Tensor.data_ptr
 _stride_of = Tensor.stride
 _device_of = Tensor.get_device
@@ -117,13 +119,19 @@ class Bucket:
     def row_tensor(self) -> Tensor:
         """Per row of the bucket, the index of its tensor."""
         counts = torch.tensor(self.row_count, device=self.kind.device)
-        return torch.repeat_interleave(torch.arange(len(self.params), device=self.kind.device), counts)
+        return torch.repeat_interleave(
+            torch.arange(len(self.params), device=self.kind.device), counts
+        )
 
     @cached_property
     def written(self) -> list[Tensor]:
         """Everything that the last pass may write: what autograd must learn of."""
         streams = set(self.kind.programs[-1].stores)
-        lists = [self.params if name == "param" else self.slots[name] for name in ("param", *self.kind.slots) if name in streams]
+        lists = [
+            self.params if name == "param" else self.slots[name]
+            for name in ("param", *self.kind.slots)
+            if name in streams
+        ]
         return [x for tensors in lists for x in tensors]
 
 
@@ -174,19 +182,30 @@ class Watch:
     @staticmethod
     def _kinds(grads: list[Tensor]) -> list[list[Any]]:
         """What else than its address a kernel takes for granted of a gradient."""
-        return [list(map(of, grads)) for of in (type, _dtype_of, _device_of, _stride_of, Tensor.is_neg)]
+        return [
+            list(map(of, grads)) for of in (type, _dtype_of, _device_of, _stride_of, Tensor.is_neg)
+        ]
 
     def parameters_hold(self, groups: Sequence[Group], state: Mapping[Tensor, Any]) -> bool:
         """Whether parameters, their addresses, and their slots are what they were."""
-        if len(groups) != len(self.lists) or state is not self.state or len(state) != len(self.state_keys):
+        if (
+            len(groups) != len(self.lists)
+            or state is not self.state
+            or len(state) != len(self.state_keys)
+        ):
             return False
         for group, params in zip(groups, self.lists, strict=True):
             now = group["params"]
             if len(now) != len(params) or not all(map(is_, now, params)):
                 return False
-        if list(map(_address_of, self.params)) != self.addresses or not self.dtypes.issuperset(map(_dtype_of, self.params)):
+        if list(map(_address_of, self.params)) != self.addresses or not self.dtypes.issuperset(
+            map(_dtype_of, self.params)
+        ):
             return False
-        if not (all(map(is_, state, self.state_keys)) and all(map(is_, state.values(), self.state_values))):
+        if not (
+            all(map(is_, state, self.state_keys))
+            and all(map(is_, state.values(), self.state_values))
+        ):
             return False
         try:
             return all(
@@ -206,9 +225,11 @@ class Watch:
         grads: list[Any] = list(map(_grad_of, self.params))
         if not self.is_strided or any(g is not None for g in map(_grad_of, self.idle)):
             return None
-        if not all(map(is_, grads, map(call, self.refs))):
+        if not all(map(is_, grads, map(_alive, self.refs))):
             try:
-                if self._kinds(grads) != self.grad_kinds or (self.has_complex and any(g.is_conj() for g in grads)):
+                if self._kinds(grads) != self.grad_kinds or (
+                    self.has_complex and any(g.is_conj() for g in grads)
+                ):
                     return None
             except (RuntimeError, TypeError, AttributeError):  # no gradient, or one without strides
                 return None

@@ -20,6 +20,10 @@ from thalweg.engine.rule import Declared, Hyper, Rule, Slot
 from thalweg.errors import DeclarationError, ThalwegError, TraceError
 
 
+FRESH = "fresh"
+"""Key of the scalar that says, under a gate, whether a parameter's first step is still to come."""
+
+
 class Value(Traced):
     """A node being recorded."""
 
@@ -83,26 +87,38 @@ class Tracer:
     def _node(self, op: str, x: Any) -> Node:
         if isinstance(x, Value):
             if x.tracer is not self:
-                raise TraceError(f"{self.owner}: a value of an earlier trace is used again; a rule keeps nothing between calls")
+                raise TraceError(
+                    f"{self.owner}: a value of an earlier trace is used again; a rule keeps nothing between calls"
+                )
             return x.node
         if isinstance(x, (bool, int, float)):
             return self.builder.const(x)
         if isinstance(x, torch.Tensor):
-            raise TraceError(f"{self.owner}: a tensor from outside meets a traced value in {op}; declare it as a Slot or a Hyper")
-        raise TraceError(f"{self.owner}: {op} got {x!r} ({type(x).__name__}); values and numbers are what a rule computes with")
+            raise TraceError(
+                f"{self.owner}: a tensor from outside meets a traced value in {op}; declare it as a Slot or a Hyper"
+            )
+        raise TraceError(
+            f"{self.owner}: {op} got {x!r} ({type(x).__name__}); values and numbers are what a rule computes with"
+        )
 
     def _check(self, op: str, nodes: list[Node]) -> None:
         truths = [n.boolean for n in nodes]
         if op in ("where", "select"):
             if not truths[0]:
-                raise TraceError(f"{self.owner}: where() needs a condition, such as x > 0, not the number {nodes[0]}")
+                raise TraceError(
+                    f"{self.owner}: where() needs a condition, such as x > 0, not the number {nodes[0]}"
+                )
             if truths[1] != truths[2]:
-                raise TraceError(f"{self.owner}: the two sides of where() are a number and a truth value")
+                raise TraceError(
+                    f"{self.owner}: the two sides of where() are a number and a truth value"
+                )
         elif op in ("and", "or", "not"):
             if not all(truths):
                 raise TraceError(f"{self.owner}: & | ~ combine conditions, not numbers")
         elif any(truths):
-            raise TraceError(f"{self.owner}: {op} of a condition; make a number of it with where(condition, 1.0, 0.0)")
+            raise TraceError(
+                f"{self.owner}: {op} of a condition; make a number of it with where(condition, 1.0, 0.0)"
+            )
 
     def _power(self, base: Value, exponent: Node) -> Value:
         """Powers of an element: the few that are arithmetic; the rest no kernel computes alike."""
@@ -140,7 +156,9 @@ class Tracer:
         yield
         self.owner = ""
 
-    def numbers(self, owner: Declared, asks: frozenset[str], label: str, **values: Any) -> dict[str, Any]:
+    def numbers(
+        self, owner: Declared, asks: frozenset[str], label: str, **values: Any
+    ) -> dict[str, Any]:
         """The keywords that a function asks for."""
         hypers = {h.name: h for h in owner.hypers}
         switches = {s.name for s in owner.switches}
@@ -156,7 +174,9 @@ class Tracer:
             elif name in scalars and name != "step":
                 found[name] = self.input("scalar", f"{label}_{name}" if label else name)
             else:
-                found[name] = self.input("hyper" if name == "lr" else name, "lr" if name == "lr" else "")
+                found[name] = self.input(
+                    "hyper" if name == "lr" else name, "lr" if name == "lr" else ""
+                )
         return found
 
 
@@ -166,7 +186,9 @@ def hyper_key(hyper: Hyper, label: str) -> str:
     return key if index is None else f"{key}[{index}]"
 
 
-def active_slots(owner: Declared, label: str, switches: Mapping[tuple[str, str], Any]) -> dict[str, Slot]:
+def active_slots(
+    owner: Declared, label: str, switches: Mapping[tuple[str, str], Any]
+) -> dict[str, Slot]:
     """The slots that exist under these switches, by their key in the state."""
     return {
         f"{label}_{s.name}" if label else s.name: s
@@ -189,6 +211,10 @@ class Weaver:
         tracer = self.tracer
         old = self.values["p"] = tracer.input("param")
         raw = g = tracer.input("grad")
+        if stages_of(self.specs, "gate") and "first" in self.rule.asks:
+            # A step that is held back has not used up its being the first.
+            self.values["first"] = tracer.input("scalar", FRESH) > 0.0
+            self.outputs[FRESH] = Value(tracer, tracer.builder.const(0.0))
         g = self._stations("gradient", g)
         u, moved = self._rule(g)
         u = self._stations("direction", u, g=g)
@@ -203,7 +229,15 @@ class Weaver:
 
     def _rule(self, g: Value) -> tuple[Value, dict[str, Value]]:
         keys = [s.name for s in self.rule.slots]
-        return self._call(self.rule, self.rule.function, self.rule.asks, "", (g,), keys, tuple(s.name for s in self.rule.scalars if s.name != "step"))
+        return self._call(
+            self.rule,
+            self.rule.function,
+            self.rule.asks,
+            "",
+            (g,),
+            keys,
+            tuple(s.name for s in self.rule.scalars if s.name != "step"),
+        )
 
     def _stations(self, station: Station, value: Value, **values: Any) -> Value:
         for spec, stage in stages_of(self.specs, station):
@@ -211,10 +245,18 @@ class Weaver:
             self.outputs |= moved
         return value
 
-    def _stage(self, spec: OptionSpec, stage: Stage, *leading: Value, **values: Any) -> tuple[Value, dict[str, Value]]:
+    def _stage(
+        self, spec: OptionSpec, stage: Stage, *leading: Value, **values: Any
+    ) -> tuple[Value, dict[str, Value]]:
         slots = [s.name for s in spec.slots] if stage.station in ("after", "apply") else []
-        scalars = tuple(s.name for s in spec.scalars if s.name != "step") if stage.station in ("after", "gate") else ()
-        return self._call(spec, stage.function, stage.asks, spec.name, leading, slots, scalars, **values)
+        scalars = (
+            tuple(s.name for s in spec.scalars if s.name != "step")
+            if stage.station in ("after", "gate")
+            else ()
+        )
+        return self._call(
+            spec, stage.function, stage.asks, spec.name, leading, slots, scalars, **values
+        )
 
     def _call(
         self, owner: Declared, function: Callable[..., Any], asks: frozenset[str], label: str,
@@ -236,11 +278,17 @@ class Weaver:
         results = result if isinstance(result, tuple) else (result,)
         wanted = f"a value{''.join(f', {s}' for s in (*slots, *scalars))}"
         if len(results) != expected:
-            raise DeclarationError(f"{owner.name} returns {len(results)} value(s); its declaration needs {expected}: {wanted}")
+            raise DeclarationError(
+                f"{owner.name} returns {len(results)} value(s); its declaration needs {expected}: {wanted}"
+            )
         moved = {}
-        for key, value in zip((*keys, *(f"{label}_{s}" if label else s for s in scalars)), results[1:], strict=True):
+        for key, value in zip(
+            (*keys, *(f"{label}_{s}" if label else s for s in scalars)), results[1:], strict=True
+        ):
             if (key in keys and key not in active) != (value is None):
-                raise DeclarationError(f"{owner.name}: slot {key!r} is {'off' if value is not None else 'on'} here, and the rule returns {value!r} for it")
+                raise DeclarationError(
+                    f"{owner.name}: slot {key!r} is {'off' if value is not None else 'on'} here, and the rule returns {value!r} for it"
+                )
             if value is not None:
                 moved[key] = self._value(owner, key, value)
         return self._value(owner, "its first value", results[0]), moved
@@ -249,7 +297,9 @@ class Weaver:
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             value = Value(self.tracer, self.tracer.builder.const(value))
         if not isinstance(value, Value):
-            raise DeclarationError(f"{owner.name} returns {value!r} for {what}; it must return what it computed from its arguments")
+            raise DeclarationError(
+                f"{owner.name} returns {value!r} for {what}; it must return what it computed from its arguments"
+            )
         return value
 
     def _counts_steps(self) -> bool:
@@ -273,7 +323,9 @@ class Weaver:
             return self.tracer.input("param")
         if name == "step":
             return self.tracer.input("t") - 1.0  # type: ignore[no-any-return]
-        is_slot = any(name in active_slots(d, l, self.tracer.setting.switches) for d, l in self._labelled())
+        is_slot = any(
+            name in active_slots(d, l, self.tracer.setting.switches) for d, l in self._labelled()
+        )
         return self.tracer.input("slot" if is_slot else "scalar", name)
 
     def _labelled(self) -> list[tuple[Declared, str]]:
@@ -288,10 +340,16 @@ def trace(rule: Rule, specs: tuple[OptionSpec, ...], setting: Setting) -> Graph:
         DeclarationError: It returns something else than it declares.
     """
     outputs = Weaver(rule, specs, setting).weave()
-    scalars = {f"{label}_{s.name}" if label else s.name for d, label in [(rule, ""), *((s, s.name) for s in specs)] for s in d.scalars} | {"step"}
+    scalars = {
+        f"{label}_{s.name}" if label else s.name
+        for d, label in [(rule, ""), *((s, s.name) for s in specs)]
+        for s in d.scalars
+    } | {"step", FRESH}
     for name, value in outputs.items():
         if name in scalars and not value.node.is_scalar:
-            raise DeclarationError(f"{rule.name}: scalar {name!r} comes out as one number per element; it must be one per tensor")
+            raise DeclarationError(
+                f"{rule.name}: scalar {name!r} comes out as one number per element; it must be one per tensor"
+            )
     return Graph(
         {name: value.node for name, value in outputs.items()},
         tuple(name for name in outputs if name not in scalars),

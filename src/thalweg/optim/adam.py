@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from thalweg.engine.ops import lerp, maximum, sqrt
-from thalweg.engine.option import Option
 from thalweg.engine.optimizer import Optimizer
+from thalweg.engine.option import Option
 from thalweg.engine.rule import Hyper, Scalar, Slot, Switch, rule
 from thalweg.errors import ArgumentError
 
@@ -91,7 +91,9 @@ class Adam(Optimizer):
         fused: bool | None = None, decoupled_weight_decay: bool = False, options: Sequence[Option] = (),
     ) -> None:  # fmt: skip
         if isinstance(lr, Tensor) and foreach and not capturable:
-            raise ArgumentError("lr as a Tensor is not supported for capturable=False and foreach=True")
+            raise ArgumentError(
+                "lr as a Tensor is not supported for capturable=False and foreach=True"
+            )
         super().__init__(
             params, lr, rule=adam, options=options, betas=betas, eps=eps, weight_decay=weight_decay,
             amsgrad=amsgrad, maximize=maximize, foreach=foreach, capturable=capturable,

@@ -9,11 +9,11 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from thalweg.engine.ops import lerp, sqrt, where
-from thalweg.engine.option import Option
 from thalweg.engine.optimizer import Optimizer
+from thalweg.engine.option import Option
 from thalweg.engine.rule import Hyper, Scalar, Slot, rule
-from thalweg.options import Centralize, Decay, Lookahead
 from thalweg.optim.adam import BETAS, EPS
+from thalweg.options import Centralize, Decay, Lookahead
 
 
 @rule(
@@ -31,7 +31,9 @@ def radam(
     exp_avg_sq = lerp(exp_avg_sq, g * g, 1.0 - beta2)
     longest = 2.0 / (1.0 - beta2) - 1.0
     length = longest - 2.0 * t * beta2**t / (1.0 - beta2**t)
-    variance = (length - 4.0) * (length - 2.0) * longest / ((longest - 4.0) * (longest - 2.0) * length)
+    variance = (
+        (length - 4.0) * (length - 2.0) * longest / ((longest - 4.0) * (longest - 2.0) * length)
+    )
     mean = exp_avg / (1.0 - beta1**t)
     adapted = mean * sqrt(variance * (1.0 - beta2**t)) / (sqrt(exp_avg_sq) + eps)
     return where(length > n_sma_threshold, adapted, mean), exp_avg, exp_avg_sq

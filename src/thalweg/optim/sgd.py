@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from thalweg.engine.ops import where
-from thalweg.engine.option import Option
 from thalweg.engine.optimizer import Optimizer
+from thalweg.engine.option import Option
 from thalweg.engine.rule import Hyper, Slot, Switch, nonzero, rule
 
 

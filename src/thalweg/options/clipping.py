@@ -9,7 +9,12 @@ from thalweg.engine.option import Option, option
 from thalweg.engine.rule import Hyper, Switch
 
 
-@option("gradient", rank=10, switches=(Switch("on", read=lambda group: bool(group["maximize"])),), builtin=True)
+@option(
+    "gradient",
+    rank=10,
+    switches=(Switch("on", read=lambda group: bool(group["maximize"])),),
+    builtin=True,
+)
 def maximize(g: Any, *, on: bool) -> Any:
     """Climb: the gradient changes sign."""
     return -g if on else g
@@ -24,7 +29,7 @@ class Maximize(Option):
         super().__init__()
 
     def keys(self) -> dict[str, Any]:
-        """torch's own key."""
+        """Torch's own key."""
         return {"maximize": True}
 
 

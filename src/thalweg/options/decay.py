@@ -56,7 +56,9 @@ def decay(g: Any, *, p: Any, weight_decay: Any, style: str) -> Any:
 
 
 @decay.at("apply", rank=0)
-def _apply(p: Any, step: Any, *, lr: Any, weight_decay: Any, initial_lr: Any, style: str, cautious: bool) -> Any:
+def _apply(
+    p: Any, step: Any, *, lr: Any, weight_decay: Any, initial_lr: Any, style: str, cautious: bool
+) -> Any:
     """The parameter shrinks beside the step, by what it was before it."""
     if style not in ("decoupled", "independent"):
         return p - step
@@ -98,11 +100,15 @@ class Decay(Option):
 
     spec = decay
 
-    def __init__(self, style: Literal["l2", "decoupled", "independent"], cautious: bool = False) -> None:
+    def __init__(
+        self, style: Literal["l2", "decoupled", "independent"], cautious: bool = False
+    ) -> None:
         if style not in STYLES:
             raise ArgumentError(f"Decay style {style!r}; allowed: {', '.join(STYLES)}")
         if cautious and style == "l2":
-            raise ArgumentError("Decay('l2', cautious=True): the penalty's gradient is not a step of its own to mask; use 'decoupled'")
+            raise ArgumentError(
+                "Decay('l2', cautious=True): the penalty's gradient is not a step of its own to mask; use 'decoupled'"
+            )
         super().__init__(style=style, cautious=cautious)
 
     def keys(self) -> dict[str, Any]:

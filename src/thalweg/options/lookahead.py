@@ -14,7 +14,10 @@ from thalweg.engine.rule import Hyper, Scalar, Slot
     rank=10,
     slots=(Slot("slow", init="param"),),
     scalars=(Scalar("step"),),
-    hypers=(Hyper("k", 6, low=1, integer=True), Hyper("alpha", 0.5, low=0.0, high=1.0, closed=True)),
+    hypers=(
+        Hyper("k", 6, low=1, integer=True),
+        Hyper("alpha", 0.5, low=0.0, high=1.0, closed=True),
+    ),
     paper="Zhang, Lucas, Hinton, Ba 2019, arXiv:1907.08610, Algorithm 1",
 )
 def lookahead(p: Any, slow: Any, *, k: Any, alpha: Any, t: Any) -> Any:

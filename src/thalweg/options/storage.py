@@ -34,7 +34,9 @@ class StateDtype(Option):
 
     def __init__(self, dtype: torch.dtype) -> None:
         if not isinstance(dtype, torch.dtype):
-            raise ArgumentTypeError(f"StateDtype({dtype!r}); it takes a dtype, such as torch.bfloat16")
+            raise ArgumentTypeError(
+                f"StateDtype({dtype!r}); it takes a dtype, such as torch.bfloat16"
+            )
         codec_of(dtype)
         super().__init__(dtype=dtype)
 

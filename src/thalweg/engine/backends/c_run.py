@@ -95,13 +95,21 @@ class PassTable:
         self.table[_AT["tensors"]] = tensors
         units, begins, ends = _units(b, program.by_row)
         self.table[_AT["units"]] = len(units)
-        for field, values in (("unit_tensor", units), ("unit_begin", begins), ("unit_end", ends), ("size", b.numel)):
+        for field, values in (
+            ("unit_tensor", units),
+            ("unit_begin", begins),
+            ("unit_end", ends),
+            ("size", b.numel),
+        ):
             self._longs(field, values)
         self._longs("row_size", b.row_size)
         self._longs("row_base", b.row_base)
         rows = sum(b.row_count)
         if program.by_row:
-            blocks = [n * -(-size // c_source.SUM_BLOCK) for n, size in zip(b.row_count, b.row_size, strict=True)]
+            blocks = [
+                n * -(-size // c_source.SUM_BLOCK)
+                for n, size in zip(b.row_count, b.row_size, strict=True)
+            ]
         else:
             blocks = [-(-n // c_source.SUM_BLOCK) for n in b.numel]
         self._longs("block_base", exclusive_sums(blocks))
@@ -130,16 +138,24 @@ class PassTable:
             scalars = self.held["scalars"]
             assert isinstance(scalars, Tensor)
             for i, c in enumerate(columns):
-                scalars[:, i] = numbers.device[c] if c.lane != Lane.HOST else _per_tensor(numbers, c)
+                scalars[:, i] = (
+                    numbers.device[c] if c.lane != Lane.HOST else _per_tensor(numbers, c)
+                )
         else:
             if self.held.get("rows of") is not numbers.row_of:
                 self.held["rows of"] = numbers.row_of  # type: ignore[assignment]
                 self._longs("scalar_row", torch.tensor(numbers.row_of, dtype=torch.int64))
-            values = array("d" if self.real == torch.float64 else "f", _interleave([numbers.host[c] for c in columns]))
+            values = array(
+                "d" if self.real == torch.float64 else "f",
+                _interleave([numbers.host[c] for c in columns]),
+            )
             self.held["scalars"] = values
             self.table[_AT["scalars"]] = values.buffer_info()[0]
         if self.program.row_columns:
-            self._put("row_values", torch.stack([numbers.device[c] for c in self.program.row_columns], 1).to(self.real))
+            self._put(
+                "row_values",
+                torch.stack([numbers.device[c] for c in self.program.row_columns], 1).to(self.real),
+            )
         self.table[_AT["threads"]] = 1 if self.serial else toolchain.threads()
 
 
@@ -205,5 +221,3 @@ def compile_all(kinds: Sequence[Kind]) -> None:
 def bind(bucket: Bucket) -> Fused:
     """Compile (or find compiled) and build the tables."""
     return Fused(bucket, toolchain.load(source_of(bucket.kind)))
-
-

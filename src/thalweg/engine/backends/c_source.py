@@ -85,7 +85,9 @@ def literal(value: float) -> str:
 class Writer:
     """Writes the passes of one graph."""
 
-    def __init__(self, programs: Sequence[Program], codecs: Mapping[str, Codec], compute: torch.dtype) -> None:
+    def __init__(
+        self, programs: Sequence[Program], codecs: Mapping[str, Codec], compute: torch.dtype
+    ) -> None:
         self.programs = programs
         self.codecs = codecs
         self.compute = compute
@@ -99,9 +101,13 @@ class Writer:
             block=BLOCK, sum_block=SUM_BLOCK, lanes=LANES, streams=len(self.streams),
         )  # fmt: skip
         kinds = dict.fromkeys(n.op for p in self.programs for n in p.reductions)
-        trees = "".join(_TREE.format(name=f"{k}_tree", join=_JOIN[k][0], start=_JOIN[k][1]) for k in kinds)
+        trees = "".join(
+            _TREE.format(name=f"{k}_tree", join=_JOIN[k][0], start=_JOIN[k][1]) for k in kinds
+        )
         bf16 = _BF16 if any(c.name == "bf16" for c in self.codecs.values()) else ""
-        return "\n".join([head + bf16 + trees, *(self._pass(i, p) for i, p in enumerate(self.programs))])
+        return "\n".join(
+            [head + bf16 + trees, *(self._pass(i, p) for i, p in enumerate(self.programs))]
+        )
 
     def _pass(self, index: int, program: Program) -> str:
         bodies: list[str] = []
@@ -117,7 +123,9 @@ class Writer:
             sweep,
         ])  # fmt: skip
 
-    def _tree(self, program: Program, tree: Tree, index: int, bodies: list[str], indent: str) -> str:
+    def _tree(
+        self, program: Program, tree: Tree, index: int, bodies: list[str], indent: str
+    ) -> str:
         if isinstance(tree, Branch):
             yes = self._tree(program, tree.yes, index, bodies, indent + "  ")
             no = self._tree(program, tree.no, index, bodies, indent + "  ")
@@ -192,15 +200,32 @@ class BodyWriter:
         self.writer, self.program, self.body = writer, program, body
         self.names = {id(n): f"n{i}" for i, n in enumerate(body.nodes)}
         touched = dict.fromkeys((*body.loads, *body.stores))
-        self.direct = {s for s in touched if writer.codecs[s].c_decode is None and writer.codecs[s].block == 1 and writer.codecs[s].dtype == writer.compute}
+        self.direct = {
+            s
+            for s in touched
+            if writer.codecs[s].c_decode is None
+            and writer.codecs[s].block == 1
+            and writer.codecs[s].dtype == writer.compute
+        }
         self.touched = tuple(touched)
 
     def text(self, name: str) -> str:
         """The function."""
-        lines = [f"static void {name}(const Table *T, i64 t, i64 origin, i64 begin, i64 end, const real *restrict s, double *out) {{", "  (void)s; (void)out; (void)origin;"]
-        lines += [f"  {line}" for line in (*self._pointers(), *self._scalars(), *self._accumulators())]
-        lines += ["  for (i64 at = begin; at < end; at += BLOCK) {", "    const int m = end - at < BLOCK ? (int)(end - at) : BLOCK;"]
-        lines += [f"    {line}" for line in (*self._decode(), *self._compute(), *self._encode(), *self._accumulate())]
+        lines = [
+            f"static void {name}(const Table *T, i64 t, i64 origin, i64 begin, i64 end, const real *restrict s, double *out) {{",
+            "  (void)s; (void)out; (void)origin;",
+        ]
+        lines += [
+            f"  {line}" for line in (*self._pointers(), *self._scalars(), *self._accumulators())
+        ]
+        lines += [
+            "  for (i64 at = begin; at < end; at += BLOCK) {",
+            "    const int m = end - at < BLOCK ? (int)(end - at) : BLOCK;",
+        ]
+        lines += [
+            f"    {line}"
+            for line in (*self._decode(), *self._compute(), *self._encode(), *self._accumulate())
+        ]
         return "\n".join([*lines, "  }", "}"])
 
     def _pointers(self) -> list[str]:
@@ -213,14 +238,23 @@ class BodyWriter:
         return lines
 
     def _scalars(self) -> list[str]:
-        used = {id(a) for n in self.body.nodes for a in n.args} | {id(n) for n in (*self.body.stores.values(), *self.body.reduced)}
-        return [f"const real s{i} = s[{i}];" for i, c in enumerate(self.program.columns) if id(c) in used]
+        used = {id(a) for n in self.body.nodes for a in n.args} | {
+            id(n) for n in (*self.body.stores.values(), *self.body.reduced)
+        }
+        return [
+            f"const real s{i} = s[{i}];"
+            for i, c in enumerate(self.program.columns)
+            if id(c) in used
+        ]
 
     def _accumulators(self) -> list[str]:
         start = {"sum": "0.0", "max": "-INFINITY"}
         lines = []
         for r, node in enumerate(self.program.reductions):
-            lines += [f"double a{r}[LANES];", f"for (int l = 0; l < LANES; l++) a{r}[l] = {start[node.op]};"]
+            lines += [
+                f"double a{r}[LANES];",
+                f"for (int l = 0; l < LANES; l++) a{r}[l] = {start[node.op]};",
+            ]
         return lines
 
     def _decode(self) -> list[str]:
@@ -246,7 +280,9 @@ class BodyWriter:
         return lines
 
     def _row_columns(self) -> list[int]:
-        used = {id(a) for n in self.body.nodes for a in n.args} | {id(n) for n in (*self.body.stores.values(), *self.body.reduced)}
+        used = {id(a) for n in self.body.nodes for a in n.args} | {
+            id(n) for n in (*self.body.stores.values(), *self.body.reduced)
+        }
         return [i for i, c in enumerate(self.program.row_columns) if id(c) in used]
 
     def _compute(self) -> list[str]:
@@ -255,7 +291,9 @@ class BodyWriter:
         lines += [f"  const real {self._local(x)} = {self._place(x)};" for x in self.body.loads]
         for node in self.body.nodes:
             text = OPS[node.op].c.format(*(self._operand(a) for a in node.args))
-            lines.append(f"  const {'int' if node.boolean else 'real'} {self.names[id(node)]} = {text};")
+            lines.append(
+                f"  const {'int' if node.boolean else 'real'} {self.names[id(node)]} = {text};"
+            )
         for stream, node in self.body.stores.items():
             lines.append(f"  {self._place(stream)} = {self._operand(node)};")
         lines += [f"  v{r}[i] = {self._operand(n)};" for r, n in enumerate(self.body.reduced)]
@@ -287,7 +325,9 @@ class BodyWriter:
         for stream in self.body.stores:
             if stream not in self.direct:
                 i, codec = self.writer.streams.index(stream), self.writer.codecs[stream]
-                word = (codec.c_encode or "{0}").format(f"(float)b_{i}[i]" if codec.c_encode else f"b_{i}[i]")
+                word = (codec.c_encode or "{0}").format(
+                    f"(float)b_{i}[i]" if codec.c_encode else f"b_{i}[i]"
+                )
                 lines.append(f"for (int i = 0; i < m; i++) w_{i}[at + i] = ({codec.c_type}){word};")
         return lines
 
@@ -296,7 +336,11 @@ class BodyWriter:
             return []
         lines = []
         for r, node in enumerate(self.program.reductions):
-            fill, join = ("0", "a{r}[l] + v") if node.op == "sum" else ("-INFINITY", "(v > a{r}[l]) | (v != v) ? v : a{r}[l]")
+            fill, join = (
+                ("0", "a{r}[l] + v")
+                if node.op == "sum"
+                else ("-INFINITY", "(v > a{r}[l]) | (v != v) ? v : a{r}[l]")
+            )
             lines += [
                 f"for (int i = m; i < BLOCK; i++) v{r}[i] = {fill};",
                 "for (int i = 0; i < BLOCK; i += LANES)",

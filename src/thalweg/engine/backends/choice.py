@@ -21,7 +21,12 @@ def kernel_for(device: torch.device) -> ModuleType:
 
 
 def choose(
-    codecs: Mapping[str, Codec], layout: str, device: torch.device, *, use_foreach: bool | None, use_fused: bool | None
+    codecs: Mapping[str, Codec],
+    layout: str,
+    device: torch.device,
+    *,
+    use_foreach: bool | None,
+    use_fused: bool | None,
 ) -> tuple[ModuleType, str]:
     """The backend's module and the reason, as `explain()` says it.
 
@@ -32,14 +37,18 @@ def choose(
         BackendError: fused=True, and the kernel cannot run.
     """
     if layout in ("differentiable", "rows"):
-        return eager, {"differentiable": "differentiable=True", "rows": "the gradient is sparse"}[layout]
+        return eager, {"differentiable": "differentiable=True", "rows": "the gradient is sparse"}[
+            layout
+        ]
     kernel = kernel_for(device)
     if use_fused or (use_fused is None and use_foreach is None):
         obstacle = kernel.why_not(codecs, layout, device)
         if obstacle is None:
             return kernel, "fused=True" if use_fused else "the default"
         if use_fused:
-            raise BackendError(f"`fused=True` cannot run here: {obstacle}. Leave fused=None to use what can.")
+            raise BackendError(
+                f"`fused=True` cannot run here: {obstacle}. Leave fused=None to use what can."
+            )
         if layout == "strided":
             return eager, obstacle
         _say_once(obstacle)

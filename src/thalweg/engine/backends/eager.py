@@ -75,9 +75,15 @@ class Eager:
         for node in body.nodes:
             values[node] = OPS[node.op].eager(*(value(a) for a in node.args))
         n = self.bucket.numel[i]
-        sums = [self._reduce(r, value(x).expand(n), program.by_row, i) for r, x in zip(program.reductions, body.reduced, strict=True)]
+        sums = [
+            self._reduce(r, value(x).expand(n), program.by_row, i)
+            for r, x in zip(program.reductions, body.reduced, strict=True)
+        ]
         # All is read before anything is written: a stored input may be another stream's old value.
-        stored = {name: value(node).clone() if node.op == "input" else value(node) for name, node in body.stores.items()}
+        stored = {
+            name: value(node).clone() if node.op == "input" else value(node)
+            for name, node in body.stores.items()
+        }
         for stream, x in stored.items():
             place.store(stream, self.kind.codecs[stream].encode(x.expand(n)))
         return sums
@@ -114,13 +120,23 @@ class Place:
 
     def _tensor(self, stream: str) -> Tensor:
         b = self.bucket
-        return b.params[self.i] if stream == "param" else b.grads[self.i] if stream == "grad" else b.slots[stream][self.i]
+        return (
+            b.params[self.i]
+            if stream == "param"
+            else b.grads[self.i]
+            if stream == "grad"
+            else b.slots[stream][self.i]
+        )
 
     def load(self, stream: str) -> Tensor:
         """The words of a stream."""
         x = self._tensor(stream)
         if self.rows is not None:
-            return self.touched.reshape(-1) if stream == "grad" else x.detach().index_select(0, self.rows).reshape(-1)
+            return (
+                self.touched.reshape(-1)
+                if stream == "grad"
+                else x.detach().index_select(0, self.rows).reshape(-1)
+            )
         if self.layout == "differentiable":
             # a clone, so that writing the parameter later leaves what autograd saved as it was
             return _real(x).reshape(-1).clone()

@@ -53,7 +53,9 @@ class Foreach:
             if not body.is_empty:
                 for batch in self._batches(program, members):
                     Batch(self.bucket, program, body, batch, numbers).run(sums)
-        return [torch.cat(parts) if parts else torch.zeros(0, dtype=torch.float64) for parts in sums]
+        return [
+            torch.cat(parts) if parts else torch.zeros(0, dtype=torch.float64) for parts in sums
+        ]
 
     def _batches(self, program: Program, members: list[int]) -> Iterator[list[Piece]]:
         whole = bool(program.reductions or program.row_columns) or self.kind.layout != "dense"
@@ -78,7 +80,9 @@ class Foreach:
 class Batch:
     """One body on a batch of pieces; intermediates go as soon as nothing needs them."""
 
-    def __init__(self, bucket: Bucket, program: Program, body: Body, pieces: list[Piece], numbers: Numbers) -> None:
+    def __init__(
+        self, bucket: Bucket, program: Program, body: Body, pieces: list[Piece], numbers: Numbers
+    ) -> None:
         self.bucket, self.program, self.body = bucket, program, body
         self.pieces, self.numbers = pieces, numbers
         self.kind = bucket.kind
@@ -95,15 +99,21 @@ class Batch:
                 self.uses[a] -= node.args.count(a)
                 if not self.uses[a]:
                     self.values.pop(a, None)
-        for found, reduction, x in zip(sums, self.program.reductions, self.body.reduced, strict=True):
+        for found, reduction, x in zip(
+            sums, self.program.reductions, self.body.reduced, strict=True
+        ):
             for (i, _, _), part in zip(self.pieces, self._elements(x), strict=True):
                 if self.program.by_row:
-                    found[i] = block_sums(part.view(self.bucket.row_count[i], self.bucket.row_size[i]), reduction.op)
+                    found[i] = block_sums(
+                        part.view(self.bucket.row_count[i], self.bucket.row_size[i]), reduction.op
+                    )
                 else:
                     found[i] = block_sums(part, reduction.op).view(1)
         # All is read before anything is written: a stored input may be another stream's old value.
         stored = {
-            stream: [x.clone() for x in self._elements(node)] if node.op == "input" else self._elements(node)
+            stream: [x.clone() for x in self._elements(node)]
+            if node.op == "input"
+            else self._elements(node)
             for stream, node in self.body.stores.items()
         }
         for stream, values in stored.items():
@@ -147,14 +157,20 @@ class Batch:
             elif node.lane == Lane.ROW:
                 self.values[node] = [self._row_values(node, i) for i, _, _ in self.pieces]
             else:
-                return [x.expand(end - begin) for x, (_, begin, end) in zip(self._numbers(node), self.pieces, strict=True)]
+                return [
+                    x.expand(end - begin)
+                    for x, (_, begin, end) in zip(self._numbers(node), self.pieces, strict=True)
+                ]
         return self.values[node]
 
     def _load(self, node: Node) -> list[Tensor]:
         kind, name = node.attr
         stream = name or kind
         codec = self.kind.codecs[stream]
-        return [codec.decode(p.load(stream)[begin:end], self.kind.compute) for p, (_, begin, end) in zip(self.places, self.pieces, strict=True)]
+        return [
+            codec.decode(p.load(stream)[begin:end], self.kind.compute)
+            for p, (_, begin, end) in zip(self.places, self.pieces, strict=True)
+        ]
 
     def _row_values(self, node: Node, i: int) -> Tensor:
         base = self.bucket.row_base[i]

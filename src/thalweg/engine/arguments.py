@@ -1,0 +1,134 @@
+"""Arguments: from what a user passed to the plain keys of a group, and whether they are allowed."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from thalweg.engine.groups import number, resolve
+from thalweg.engine.option import OPTIONS, Option
+from thalweg.engine.rule import Group, Hyper, Rule, Switch, find_rule
+from thalweg.engine.trace import hyper_key
+from thalweg.errors import ArgumentError, ArgumentTypeError, BackendError, suggest
+
+LR = Hyper("lr", 1e-3, low=0.0, says="Invalid learning rate")
+FLAGS = ("foreach", "maximize", "capturable", "differentiable", "fused")
+TORCH_KEYS = ("decoupled_weight_decay",)
+"""Keys of torch's groups that steer a built-in option."""
+
+
+def as_rule(rule: Any) -> Rule:
+    """A rule, or the registered rule of that name."""
+    if isinstance(rule, str):
+        return find_rule(rule)
+    if not isinstance(rule, Rule):
+        hint = "; decorate it with @thalweg.rule(...)" if callable(rule) else ""
+        raise ArgumentTypeError(f"rule={rule!r} is no rule{hint}")
+    return rule
+
+
+def numbers_of(title: str, rule: Rule, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The group's keys for a rule's numbers and switches, each passed by its name or by its key.
+
+    Raises:
+        TypeError: Something else was passed.
+    """
+    left = dict(given)
+    builtin = [h for spec in OPTIONS.values() if spec.builtin for h in spec.hypers]
+    places: dict[str, list[Hyper]] = {}
+    for h in (*rule.hypers, *builtin):
+        places.setdefault(h.place()[0], []).append(h)
+    found = {key: _taken(title, key, hypers, left) for key, hypers in places.items()}
+    for switch in rule.arguments().values():
+        if isinstance(switch, Switch):
+            found[switch.name] = left.pop(switch.name, switch.default)
+    found |= {key: left.pop(key) for key in TORCH_KEYS if key in left}
+    if left:
+        names = {h.name for h in rule.hypers}
+        raise ArgumentTypeError(
+            unknown(title, next(iter(left)), [*found, *names, *FLAGS, "lr", "options"])
+        )
+    return found
+
+
+def _taken(title: str, key: str, hypers: list[Hyper], left: dict[str, Any]) -> Any:
+    """One key's value: a number, or a tuple where the key holds several."""
+    if hypers[0].place()[1] is None:
+        by_name = left.pop(hypers[0].name, hypers[0].default)
+        return left.pop(key, by_name)
+    whole = left.pop(key, None)
+    if whole is None:
+        return tuple(left.pop(h.name, h.default) for h in hypers)
+    if not isinstance(whole, (tuple, list)) or len(whole) != len(hypers):
+        typical = tuple(h.default for h in hypers)
+        raise ArgumentTypeError(
+            f"{key}={whole!r}; {title} takes {len(hypers)} numbers, as in {key}={typical}"
+        )
+    return tuple(whole)
+
+
+def dissolved(chosen: Sequence[Option]) -> dict[str, Any]:
+    """Options as plain keys of a group."""
+    keys: dict[str, Any] = {"options": tuple(o.spec.name for o in chosen if not o.spec.builtin)}
+    for o in chosen:
+        keys |= o.keys()
+    return keys
+
+
+def taken_at_construction(group: Group) -> dict[str, Any]:
+    """What options derive from a group's own numbers when it is added."""
+    found: dict[str, Any] = {}
+    for spec in resolve(group).specs:
+        if spec.at_construction is not None:
+            found |= spec.at_construction(group)
+    return found
+
+
+def check_flags(group: Group) -> None:
+    """Refuse what torch refuses, in its words."""
+    if group["fused"] and group["differentiable"]:
+        raise BackendError("`fused` does not support `differentiable`")
+    if group["fused"] and group["foreach"]:
+        raise BackendError("`fused` and `foreach` cannot be `True` together.")
+
+
+def check_numbers(title: str, group: Group, where: str) -> None:
+    """Refuse numbers out of range, beginning with torch's own sentence.
+
+    Raises:
+        ValueError: A number is out of range, or numbers do not go together.
+    """
+    lr = group["lr"]
+    if isinstance(lr, Tensor) and lr.numel() != 1:
+        shape = tuple(lr.shape)
+        raise ArgumentError(f"Tensor lr must be 1-element; got shape {shape}. {title}{where}")
+    resolved = resolve(group)
+    for label, owner in resolved.labelled():
+        for h in owner.hypers if label else (LR, *owner.hypers):
+            complaint = h.complaint(number(group, hyper_key(h, label)))
+            if complaint:
+                raise ArgumentError(
+                    f"{complaint}. {title} needs {h.range}{where}; typical: {h.default:g}."
+                )
+    complaint = resolved.rule.check(group) if resolved.rule.check is not None else None
+    if complaint:
+        raise ArgumentError(f"{complaint}. {title}{where}")
+
+
+def check_spelling(title: str, group: Group, known: Iterable[str]) -> None:
+    """Refuse a key that is nearly, but not quite, one that means something; others are the user's own."""
+    names = set(known)
+    for name in group:
+        if name not in names and difflib.get_close_matches(name, names, n=1, cutoff=0.86):
+            raise ArgumentTypeError(unknown(title, name, sorted(names)))
+
+
+def unknown(title: str, name: str, known: Sequence[str]) -> str:
+    """The sentence for an argument that does not exist."""
+    return (
+        f"{title} got an unexpected keyword argument {name!r}.{suggest(name, known)} "
+        f"Known: {', '.join(known)}."
+    )
