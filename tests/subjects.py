@@ -3,7 +3,9 @@
 import torch
 
 import thalweg
+from thalweg import Hyper, Slot, rule
 from thalweg import options as opt
+from thalweg.ops import norm, where
 
 BACKENDS = {
     "eager": {"foreach": False, "fused": False},
@@ -18,6 +20,20 @@ PLAIN = {
     "lion": ("Lion", {}),
     "ranger": ("Ranger", {"k": 3}),
 }
+
+
+@rule(
+    slots=(Slot("velocity"), Slot("anchor", init="param")),
+    hypers=(Hyper("momentum", 0.9, low=0.0, high=1.0), Hyper("pull", 0.125, low=0.0)),
+)
+def own_rule(g, velocity, anchor, *, p, t, first, momentum, pull):
+    """A rule as a user may write one: all that a rule may ask for, and a norm over the tensor."""
+    velocity = where(first, g, momentum * velocity + g)
+    u = velocity * (norm(p) / (norm(velocity) + 1.0)) + pull * (p - anchor) / t
+    return u, velocity, anchor
+
+
+OWN = {"own rule": ("Optimizer", {"rule": own_rule})}
 
 
 def laden():
@@ -41,14 +57,14 @@ LADEN = {
         {"options": lambda: [*laden(), opt.Decay("independent", cautious=True)]},
     ),
 }
-SUBJECTS = {**PLAIN, **LADEN}
+SUBJECTS = {**PLAIN, **OWN, **LADEN}
 SHAPES = ((7,), (6, 5), (2, 3, 2, 2), ())
 
 
 def make(name, params, lr=0.0625, weight_decay=0.125, **more):
     """Build a subject; the defaults are exact in float32, so that a tensor lr means the same."""
     cls, kwargs = SUBJECTS[name]
-    kwargs = {k: v() if callable(v) else v for k, v in kwargs.items()}
+    kwargs = {k: v() if k == "options" else v for k, v in kwargs.items()}
     return getattr(thalweg, cls)(params, lr=lr, weight_decay=weight_decay, **kwargs, **more)
 
 

@@ -1,9 +1,5 @@
 """What cannot work is refused in one clear sentence, and a step that raises has changed nothing."""
 
-import os
-import subprocess
-import sys
-import textwrap
 import warnings
 from contextlib import contextmanager
 
@@ -11,11 +7,11 @@ import pytest
 import torch
 
 import thalweg
-from subjects import BACKENDS, SUBJECTS, draw, make, parameters, run, run_new
+from subjects import BACKENDS, SUBJECTS, make, run, run_new
 from thalweg import Hyper, Scalar, Slot, Switch, rule
 from thalweg import options as opt
 from thalweg.engine.ops import lerp, sqrt, where
-from thalweg.errors import CompilerError, ThalwegError
+from thalweg.errors import ThalwegError
 from trajectories import assert_same_bits, snapshot
 
 every_backend = pytest.mark.parametrize("backend", BACKENDS)
@@ -223,17 +219,16 @@ def test_empty_duplicate_and_non_leaf_parameters(name):
 
 
 @every_backend
-def test_a_duplicate_within_a_group_steps_once_or_as_torch(backend):
-    """torch warns, then updates it once for each time it stands there; so must every backend."""
-    results = []
-    for cls, kwargs in ((thalweg.SGD, BACKENDS[backend]), (torch.optim.SGD, {"foreach": False})):
-        p = param()
-        with quiet():
-            optimizer = cls([p, p], lr=0.1, **kwargs)
+def test_a_duplicate_within_a_group_steps_once(backend):
+    """torch warns, and then moves it twice on some paths and once on others; here it moves once on all."""
+    p = param()
+    before = p.detach().clone()
+    with quiet():
+        optimizer = thalweg.SGD([p, p], lr=0.1, **BACKENDS[backend])
+    for steps in (1, 2):
         p.grad = torch.ones(3)
         optimizer.step()
-        results.append(p.detach())
-    torch.testing.assert_close(*results)
+        torch.testing.assert_close(p.detach(), before - 0.1 * steps)
 
 
 def test_integer_parameters_are_refused_when_they_have_a_gradient():
@@ -305,10 +300,6 @@ def in_place(g, buf):
     return buf, buf
 
 
-def returns_number(g):
-    return 1.0
-
-
 def returns_text(g):
     return "down"
 
@@ -342,9 +333,8 @@ BAD_RULES = {
     "if on a value": (branches, {}, ("where",)),
     "while on a value": (loops, {}, ("where",)),
     "in place": (in_place, BUF, ("add_",)),
-    "a number for a tensor": (returns_number, {}, ("returns_number",)),
     "a text": (returns_text, {}, ("returns_text",)),
-    "float of a value": (float_of, {}, ("float_of",)),
+    "float of a value": (float_of, {}, ("number",)),
     "star arguments": (star, {}, ("slots",)),
     "a tensor from outside": (outside, {}, ("outside",)),
     "a name twice": (
@@ -416,339 +406,37 @@ def test_a_checkpoint_with_other_options():
 def test_a_checkpoint_of_another_rule():
     lion, _ = run_new("lion", 2)
     adamw, params = run_new("adamw", 2)
-    steady(adamw, lambda: adamw.load_state_dict(lion.state_dict()), ValueError, "exp_avg_sq")
+    steady(adamw, lambda: adamw.load_state_dict(lion.state_dict()), ValueError, "lion")
+    bare = lion.state_dict()  # as another library's Lion saves it, without the rule's name
+    for group in bare["param_groups"]:
+        del group["rule"], group["options"]
+    steady(adamw, lambda: adamw.load_state_dict(bare), ValueError, "exp_avg_sq")
     run(adamw, params, 2, 1)
 
 
-def test_a_checkpoint_of_another_shape_or_kind():
-    optimizer, params = run_new("adamw", 2)
-
-    def damaged(key, value):
-        saved = optimizer.state_dict()
-        saved["state"] = {i: dict(s) for i, s in saved["state"].items()}
-        saved["state"][1][key] = value
-        return saved
-
-    for key, value in (
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
         ("exp_avg", torch.zeros(5)),
         ("exp_avg", torch.zeros(6, 4)),
-        ("exp_avg_sq", "gone"),
         ("exp_avg", None),
+        ("exp_avg_sq", "gone"),
         ("step", torch.zeros(2)),
         ("step", "three"),
-    ):
-        saved = damaged(key, value)
-        steady(
-            optimizer,
-            lambda saved=saved: optimizer.load_state_dict(saved),
-            (ValueError, TypeError),
-            key,
-        )
-    run(optimizer, params, 2, 1)
+    ],
+    ids=["shape", "size", "none", "text", "step of two", "step text"],
+)
+def test_a_checkpoint_with_a_bad_entry(key, value):
+    """Before the load, or before the next step writes: never a kernel over a wrong buffer."""
+    optimizer, params = run_new("adamw", 2)
+    saved = optimizer.state_dict()
+    saved["state"] = {i: dict(s) for i, s in saved["state"].items()}
+    saved["state"][1][key] = value
+    before = [p.detach().clone() for p in params]
 
-
-# --- a step that raises has changed nothing -------------------------------------------------------
-
-
-def spoil_sparse(optimizer, params):
-    grad = params[-2].grad
-    params[-2].grad = torch.sparse_coo_tensor([[0]], grad[:1].clone(), grad.shape)
-
-    def mend():
-        params[-2].grad = grad
-
-    return mend
-
-
-def spoil_shape(optimizer, params):
-    """The parameter was resized behind the gradient's back."""
-    whole = params[1].data
-    params[1].data = whole[:2]
-
-    def mend():
-        params[1].data = whole
-
-    return mend
-
-
-def spoil_group(key, value):
-    def spoil(optimizer, params):
-        group = optimizer.param_groups[-1]
-        kept = group[key]
-        group[key] = value
-
-        def mend():
-            group[key] = kept
-
-        return mend
-
-    return spoil
-
-
-def spoil_group_without(key):
-    def spoil(optimizer, params):
-        group = optimizer.param_groups[-1]
-        kept = group.pop(key)
-
-        def mend():
-            group[key] = kept
-
-        return mend
-
-    return spoil
-
-
-def spoil_slot(optimizer, params):
-    """A slot of another shape, put there by hand."""
-    state = optimizer.state[params[1]]
-    kept = dict(state)
-    state["exp_avg"] = torch.zeros(3)
-
-    def mend():
-        state.clear()
-        state.update(kept)
-
-    return mend
-
-
-SPOILS = {
-    "sparse gradient": spoil_sparse,
-    "parameter resized": spoil_shape,
-    "lr text": spoil_group("lr", "fast"),
-    "lr none": spoil_group("lr", None),
-    "lr of two": spoil_group("lr", torch.tensor([0.1, 0.2])),
-    "lr gone": spoil_group_without("lr"),
-    "weight decay text": spoil_group("weight_decay", "some"),
-    "one beta": spoil_group("betas", (0.9,)),
-    "betas none": spoil_group("betas", None),
-}
-
-
-def spoiled_run(name, spoil, at, backend):
-    """Run six steps of two groups; before step ``at`` one raises and is mended."""
-    shapes = ((7,), (6, 5), (2, 3, 2, 2), (4, 3), (2,))
-    params = parameters(shapes=shapes)
-    groups = [{"params": params[:2]}, {"params": params[2:], "lr": 0.03125}]
-    optimizer = make(name, groups, **BACKENDS[backend])
-    for t in range(6):
-        if t == at:
-            generator = torch.Generator().manual_seed(t)
-            for p in params:
-                p.grad = draw(p.shape, p.dtype, generator)
-            mend = spoil(optimizer, params)
-            before = snapshot(optimizer)
-            keys = set(optimizer.state)
-            with pytest.raises((RuntimeError, TypeError, ValueError, KeyError)) as caught:
-                optimizer.step()
-            assert set(optimizer.state) == keys, "state was published before the step could fail"
-            assert_same_bits(snapshot(optimizer)["state"], before["state"])
-            assert_same_bits(snapshot(optimizer)["parameters"], before["parameters"])
-            mend()
-            assert isinstance(caught.value, ThalwegError), repr(caught.value)
-        run(optimizer, params, t, 1)
-    return params, snapshot(optimizer)
-
-
-def undisturbed_run(name, backend):
-    shapes = ((7,), (6, 5), (2, 3, 2, 2), (4, 3), (2,))
-    params = parameters(shapes=shapes)
-    groups = [{"params": params[:2]}, {"params": params[2:], "lr": 0.03125}]
-    optimizer = make(name, groups, **BACKENDS[backend])
-    run(optimizer, params, 0, 6)
-    return params, snapshot(optimizer)
-
-
-@every_backend
-@pytest.mark.parametrize("at", [0, 3], ids=["first step", "fourth step"])
-@pytest.mark.parametrize("case", SPOILS)
-@pytest.mark.parametrize("name", ["adamw", "laden adamw", "ranger"])
-def test_a_step_that_raises_leaves_all_as_it_was(name, case, at, backend):
-    disturbed = spoiled_run(name, SPOILS[case], at, backend)
-    assert_same_bits(disturbed, undisturbed_run(name, backend))
-
-
-@every_backend
-@pytest.mark.parametrize("name", ["adamw", "laden adamw", "lion"])
-def test_a_wrong_slot_raises_before_anything_moves(name, backend):
-    disturbed = spoiled_run(name, spoil_slot, 3, backend)
-    assert_same_bits(disturbed, undisturbed_run(name, backend))
-
-
-def test_a_bad_parameter_added_to_a_group_raises_before_anything_moves():
-    """Meta tensors hold no numbers: the kernel that was asked for cannot run on them."""
-    params = parameters()
-    optimizer = make("adamw", params, fused=True)
-    run(optimizer, params, 0, 2)
-    ghost = torch.nn.Parameter(torch.empty(3, device="meta"))
-    optimizer.param_groups[0]["params"].append(ghost)
-    ghost.grad = torch.empty(3, device="meta")
-    before = snapshot(optimizer)["parameters"][:-1]
-    with pytest.raises(RuntimeError, match="meta"):
+    def load_and_step():
+        optimizer.load_state_dict(saved)
         run(optimizer, params, 2, 1)
-    assert_same_bits([p.detach() for p in params], before)
-    optimizer.param_groups[0]["params"].pop()
-    run(optimizer, params, 2, 2)
-    _, whole = run_new("adamw", 4)
-    assert_same_bits(params, whole)
 
-
-def test_a_closure_that_raises_changes_nothing():
-    optimizer, _ = run_new("laden adamw", 2)
-    before = snapshot(optimizer)
-
-    def closure():
-        raise ZeroDivisionError("loss")
-
-    with pytest.raises(ZeroDivisionError):
-        optimizer.step(closure)
-    assert_same_bits(snapshot(optimizer), before)
-
-
-# --- the machine ----------------------------------------------------------------------------------
-
-
-def script(text, **environment):
-    """Run a script in a process of its own; what it printed."""
-    paths = [*sys.path, os.environ.get("PYTHONPATH", "")]
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(text)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), **environment},
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout + done.stderr
-
-
-WITHOUT_COMPILER = """
-    import torch, thalweg
-    p = torch.nn.Parameter(torch.ones(3)); p.grad = torch.ones(3)
-    o = thalweg.AdamW([p], lr=0.1)
-    for _ in range(3): o.step()
-    reference = torch.nn.Parameter(torch.ones(3)); reference.grad = torch.ones(3)
-    t = torch.optim.AdamW([reference], lr=0.1)
-    for _ in range(3): t.step()
-    assert torch.allclose(p, reference)
-    print("EXPLAIN", o.explain())
-    q = torch.nn.Parameter(torch.ones(3)); q.grad = torch.ones(3)
-    try:
-        thalweg.AdamW([q], fused=True).step()
-    except thalweg.errors.ThalwegError as error:
-        assert isinstance(error, RuntimeError), type(error)
-        print("RAISED", error)
-    assert torch.equal(q, torch.ones(3))
-"""
-
-
-def test_without_a_compiler_lists_are_used_and_said_once(tmp_path):
-    folder = str(tmp_path / "cache")
-    out = script(WITHOUT_COMPILER, THALWEG_CC="/nonexistent/cc", THALWEG_CACHE_DIR=folder)
-    assert "foreach" in out.split("EXPLAIN")[1]
-    assert "/nonexistent/cc" in out.split("EXPLAIN")[1].split("RAISED")[0]
-    assert "/nonexistent/cc" in out.split("RAISED")[1]
-    assert out.count("Warning:") == 1
-
-
-def test_a_compiler_that_fails(tmp_path):
-    """It answers as gcc does, and then cannot compile."""
-    fake = tmp_path / "cc"
-    fake.write_text(
-        '#!/bin/sh\ncase "$*" in *-###*) echo "gcc version 99.9" >&2; exit 0;; esac\n'
-        'echo "disk on fire" >&2\nexit 1\n'
-    )
-    fake.chmod(0o755)
-    folder = str(tmp_path / "cache")
-    out = script(WITHOUT_COMPILER, THALWEG_CC=str(fake), THALWEG_CACHE_DIR=folder)
-    assert "foreach" in out.split("EXPLAIN")[1].split("RAISED")[0]
-    assert "disk on fire" in out.split("RAISED")[1]
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_cache_folder_that_cannot_be_made(tmp_path):
-    (tmp_path / "closed").mkdir(mode=0o500)
-    out = script(STEP, THALWEG_CACHE_DIR=str(tmp_path / "closed" / "cache"))
-    assert "done" in out
-
-
-STEP = """
-    import torch, thalweg
-    p = torch.nn.Parameter(torch.ones(3)); p.grad = torch.ones(3)
-    o = thalweg.AdamW([p], lr=0.1)
-    o.step()
-    assert torch.allclose(p, torch.full((3,), 0.899), atol=1e-6)
-    print(o.explain(), "done")
-"""
-
-
-@pytest.mark.parametrize("kind", ["link", "file", "writable by others", "full of rubbish"])
-def test_a_broken_or_hostile_cache_folder_is_not_used(tmp_path, kind):
-    """The step works all the same, and nothing that lay there is loaded or removed."""
-    folder, target = tmp_path / "cache", tmp_path / "elsewhere"
-    target.mkdir()
-    if kind == "link":
-        folder.symlink_to(target)
-    elif kind == "file":
-        folder.write_text("not a folder")
-    elif kind == "writable by others":
-        folder.mkdir()
-        folder.chmod(0o777)
-    else:
-        folder.mkdir(mode=0o700)
-        (folder / "rubbish.so").write_bytes(b"\x7fELF and nothing")
-    assert "done" in script(STEP, THALWEG_CACHE_DIR=str(folder))
-    if kind == "full of rubbish":
-        for path in folder.glob("*.so"):  # every object truncated: each must be built again
-            path.write_bytes(path.read_bytes()[:100])
-        assert "done" in script(STEP, THALWEG_CACHE_DIR=str(folder))
-    elif kind != "file":
-        assert list(target.iterdir()) == []
-        assert list(folder.iterdir()) == []
-
-
-OUT_OF_MEMORY = """
-    import resource, torch, thalweg
-    torch.set_num_threads(1)
-
-    def run(limit_at=None):
-        torch.manual_seed(0)
-        params = [torch.nn.Parameter(torch.randn(4_000_000)) for _ in range(3)]
-        grads = [torch.randn(4_000_000) for _ in params]
-        o = thalweg.AdamW(params, lr=0.1, options=[thalweg.options.Lookahead(k=2)])
-        for p, g in zip(params, grads): p.grad = g
-        if limit_at is not None:
-            used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-            resource.setrlimit(resource.RLIMIT_AS, (used + limit_at, resource.RLIM_INFINITY))
-            try:
-                o.step()
-                print("ENOUGH", limit_at)
-            except (RuntimeError, MemoryError) as error:
-                print("FAILED", limit_at, str(error)[:60])
-                resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY,) * 2)
-                assert len(o.state) == 0, "state of a failed step"
-                torch.manual_seed(0)
-                for p in params: assert torch.equal(p, torch.randn(4_000_000)), "moved"
-                o.step()
-            resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY,) * 2)
-        else:
-            o.step()
-        for _ in range(2): o.step()
-        return params
-
-    whole = run()
-    for limit in (20_000_000, 60_000_000, 100_000_000):
-        for p, q in zip(whole, run(limit)): assert torch.equal(p, q), limit
-"""
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-def test_a_failed_allocation_leaves_nothing_behind():
-    """State of 48 MB a slot, and an address space that ends before, within and behind it."""
-    out = script(OUT_OF_MEMORY)
-    assert "FAILED" in out
-
-
-def test_compiler_errors_are_of_the_family():
-    assert issubclass(CompilerError, ThalwegError)
-    assert issubclass(CompilerError, RuntimeError)
+    refused((ValueError, TypeError, RuntimeError), load_and_step, key)
+    assert_same_bits(params, before)

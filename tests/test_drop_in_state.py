@@ -291,8 +291,9 @@ def test_zero_lr_moves_nothing_under_any_decay(cls, decay):
             continue
         params = parameters()
         before = [p.detach().clone() for p in params]
+        options = [opt.Decay(style, cautious=cautious)]
         optimizer = getattr(thalweg, cls)(
-            params, lr=start, weight_decay=0.1, options=[opt.Decay(style, cautious=cautious)]
+            params, lr=start, weight_decay=0.1, options=options, foreach=False, fused=False
         )
         optimizer.param_groups[0]["lr"] = now
         for _ in range(7):

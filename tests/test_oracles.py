@@ -9,7 +9,9 @@ import torch
 
 import thalweg
 from oracles import Adam, Lion, Options, RAdam, Reference, Sgd
+from thalweg import Hyper, Slot, rule
 from thalweg import options as opt
+from thalweg.ops import norm, where
 from trajectories import assert_same_bits, assert_same_path, follow, hard, step_with, tensors, walk
 
 RELATIVE = {torch.float64: 1e-10, torch.float32: 1e-5}
@@ -313,6 +315,46 @@ def test_opposite_maximize_and_no_decay(name, backend):
     trajectory = hard(seed=1, maximize_second=True, weight_decay=(0.0, 0.0))
     ours, theirs, _ = ours_and_reference(name, trajectory, torch.float64, **BACKENDS[backend])
     assert_same_path(ours, theirs, trajectory, 1e-10)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_rule_of_ones_own_follows_its_formula(backend):
+    """Norms over rows, the tensor and everything, the parameter, the step, an anchor, ``first``."""
+    trajectory = hard(steps=12)
+    weights = tensors(trajectory.weights, torch.float64)
+    optimizer = thalweg.Optimizer(
+        trajectory.group_dicts(weights), rule=three_norms, pull=0.5, **BACKENDS[backend]
+    )
+    expected = {n: w.copy() for n, w in trajectory.weights.items()}
+    velocity, steps = dict.fromkeys(expected), dict.fromkeys(expected, 0)
+    group_of = {n: g for g in trajectory.groups for n in g["names"]}
+    for gradients in trajectory.gradients:
+        step_with(optimizer, weights, gradients)
+        live = {n: g for n, g in gradients.items() if g is not None}
+        everything = np.sqrt(sum((g * g).sum() for g in live.values()))
+        for n, g in live.items():
+            p, lr = expected[n], group_of[n]["lr"]
+            steps[n] += 1
+            velocity[n] = g if velocity[n] is None else 0.9 * velocity[n] + g
+            v = velocity[n]
+            rows = np.sqrt((v * v).sum(axis=tuple(range(1, v.ndim)), keepdims=True))
+            u = v * np.sqrt((p * p).sum()) / (rows + 1.0) + g / (everything + 1.0)
+            u = u + 0.5 * (p - trajectory.weights[n]) / steps[n]
+            expected[n] = p * (1 - lr * group_of[n]["weight_decay"]) - lr * u
+            np.testing.assert_allclose(
+                weights[n].detach().numpy(), expected[n], rtol=1e-10, atol=1e-12
+            )
+
+
+@rule(
+    slots=(Slot("velocity"), Slot("anchor", init="param")),
+    hypers=(Hyper("momentum", 0.9, low=0.0, high=1.0), Hyper("pull", 0.1, low=0.0)),
+)
+def three_norms(g, velocity, anchor, *, p, t, first, momentum, pull):
+    """Direction of the test above."""
+    velocity = where(first, g, momentum * velocity + g)
+    u = velocity * norm(p) / (norm(velocity, over="row") + 1.0) + g / (norm(g, over="all") + 1.0)
+    return u + pull * (p - anchor) / t, velocity, anchor
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -170,12 +170,12 @@ def test_a_class_without_a_default_rate_is_searched_around_a_thousandth():
 
 OWN = """
 import torch
-from thalweg.engine.rule import rule
+import thalweg
 
 def factory(params, lr=0.25):
     return torch.optim.SGD(params, lr=lr, momentum=0.5)
 
-@rule(name="study_test_signed")
+@thalweg.rule(name="study_test_signed")
 def signed(g):
     return g / (g * g + 1)
 
@@ -222,6 +222,15 @@ def test_what_cannot_be_used_is_refused_in_one_sentence(own, spec, sentence):
     assert "\n" not in str(caught.value)
 
 
+def test_a_rate_that_is_not_to_be_changed_is_refused():
+    def stubborn(params, lr=0.1):
+        return torch.optim.SGD(params, lr=0.05)
+
+    for contender in (Contender("stubborn", stubborn), resolve("adamw(lr=0.05)")):
+        with pytest.raises(ArgumentError, match=r"keeps its own lr of 0\.05, .* leave lr out\."):
+            check(contender)
+
+
 def test_a_rate_of_zero_cannot_be_searched_around():
     with pytest.raises(ArgumentError, match="has lr 0"):
         check(Contender("still", partial(torch.optim.SGD, lr=0.0)))
@@ -261,6 +270,20 @@ def test_a_final_run_agrees_with_an_evaluation_by_hand():
     assert [step for step, _ in run.curve] == [3, 6, 9, 12, 15, 16]
     assert run.curve[-1][1] == run.validation[1]
     assert run.test_accuracy > 0.8  # it learned
+
+
+def test_the_seed_decides_the_order_of_the_batches():
+    def order(seed: int) -> torch.Tensor:
+        seen: list[torch.Tensor] = []
+        task = replace(blobs(), augment=lambda x, _: (seen.append(x), x)[1])
+        train(Setting(task, 2, CPU), SGD, 0.1, seed)
+        return torch.cat(seen)
+
+    assert torch.equal(order(1), order(1))
+    assert not torch.equal(order(1), order(2))
+    first, second = order(1).split(64)
+    assert not torch.equal(first, second)  # shuffled again in each epoch
+    assert torch.equal(first.sort(0).values, second.sort(0).values)
 
 
 def test_steps_to_a_target():
@@ -373,9 +396,9 @@ def test_all_optimizers_see_the_same_weights_and_batches():
 def test_two_runs_give_the_same_results_and_another_seed_others(tmp_path):
     for folder, seed in (("a", 0), ("b", 0), ("c", 1)):
         compare(
-            ["torch.optim:AdamW", "torch.optim:NAdam"],
+            ["lion", "torch.optim:NAdam"],
             epochs=1,
-            seeds=2,
+            seeds=1,
             seed=seed,
             output=tmp_path / folder,
         )
@@ -400,10 +423,10 @@ def test_the_callers_threads_and_random_numbers_are_left_alone():
         blobs(),
         epochs=1,
         seeds=1,
-        threads=1,
+        threads=threads + 1,
         progress=lambda moment: inside.append(torch.get_num_threads()),
     )
-    assert set(inside) == {1}
+    assert set(inside) == {threads + 1}
     assert torch.get_num_threads() == threads
     assert torch.equal(torch.rand(2), expected)
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from thalweg.engine.groups import resolve
-from thalweg.engine.prepare import wanted_slots
+from thalweg.engine.groups import resolve, wanted_slots
+from thalweg.engine.option import OPTIONS
 from thalweg.engine.rule import Group
 from thalweg.errors import CheckpointError
 
@@ -71,28 +71,54 @@ def merged_group(own: Group, saved: Mapping[str, Any]) -> dict[str, Any]:
     return {**kept, **missing, **{k: own[k] for k in OWN_KEYS if k in own}}
 
 
-def loaded_state(p: Tensor, group: Group, saved: Mapping[str, Any], where: str) -> dict[str, Any]:
+def loaded_state(
+    p: Tensor, group: Group, saved: Mapping[str, Any], where: str, *, strict: bool
+) -> dict[str, Any]:
     """Copies of a parameter's saved entries, stored as this optimizer stores them.
 
+    Args:
+        p: The parameter.
+        group: Its group, as loaded.
+        saved: Its entries in the checkpoint.
+        where: The parameter's name, for messages.
+        strict: Whether a slot that is missing beside others is an error.
+
     Raises:
-        CheckpointError: A slot has another shape than the parameter.
+        CheckpointError: An entry is no tensor or number, or has another shape than the parameter.
     """
     resolved = resolve(group)
     wanted = wanted_slots(resolved, resolved.setting(p, frozenset()), group, p)
-    found: dict[str, Any] = {}
-    for key, value in saved.items():
-        if not isinstance(value, Tensor):
-            found[key] = value
-        elif key in wanted:
-            if value.shape != p.shape:
-                raise CheckpointError(
-                    f"the checkpoint's {key!r} for {where} has shape {tuple(value.shape)} and the parameter "
-                    f"{tuple(p.shape)}: the groups hold other parameters, or hold them in another order"
-                )
-            found[key] = torch.empty_like(p, dtype=wanted[key][1], requires_grad=False).copy_(
-                value.detach()
+    own = [s.name for s in resolved.rule.slots if s.name in wanted]
+    missing = [key for key in own if saved.get(key) is None]
+    if strict and missing and any(isinstance(x, Tensor) for x in saved.values()):
+        raise CheckpointError(
+            f"the checkpoint has no {missing[0]!r} for {where}, only {', '.join(map(repr, saved))}: "
+            "it is another optimizer's; load with strict=False to begin what is missing anew"
+        )
+    foreign = tuple(f"{name}_" for name in OPTIONS if name not in group["options"])
+    return {
+        key: _copied(p, key, value, wanted[key][1] if key in wanted else None, where)
+        for key, value in saved.items()
+        if not key.startswith(foreign)
+    }
+
+
+def _copied(p: Tensor, key: str, value: Any, slot: torch.dtype | None, where: str) -> Any:
+    """A copy of one entry: a slot in its dtype and the parameter's layout, or whatever else it is."""
+    is_one = isinstance(value, (int, float)) or (isinstance(value, Tensor) and value.numel() == 1)
+    if slot is not None and value is not None:
+        if not isinstance(value, Tensor) or value.shape != p.shape:
+            got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
+            raise CheckpointError(
+                f"the checkpoint's {key!r} for {where} has {got}, and the parameter has shape "
+                f"{tuple(p.shape)}: the groups hold other parameters, or hold them in another order"
             )
-        else:
-            home = p.device if value.ndim and value.device.type != "cpu" else torch.device("cpu")
-            found[key] = value.detach().to(home, copy=True)
-    return found
+        return torch.empty_like(p, dtype=slot, requires_grad=False).copy_(value.detach())
+    if key == "step" and not is_one:
+        raise CheckpointError(
+            f"the checkpoint's 'step' for {where} is {value!r}; it must be one number"
+        )
+    if isinstance(value, Tensor):
+        home = p.device if value.ndim and value.device.type != "cpu" else torch.device("cpu")
+        return value.detach().to(home, copy=True)
+    return value

@@ -7,14 +7,16 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from thalweg.engine.graph import Graph
 from thalweg.engine.lower import lower
 from thalweg.engine.option import OPTIONS, OptionSpec, find_option
 from thalweg.engine.passes import Program, split
-from thalweg.engine.rule import Declared, Group, Rule, find_rule
-from thalweg.engine.trace import Setting, trace
+from thalweg.engine.rule import Declared, Group, Rule, Slot, find_rule
+from thalweg.engine.trace import Setting, active_slots, hyper_key, trace
+from thalweg.errors import StepError
 
 
 @dataclass(frozen=True)
@@ -86,11 +88,30 @@ def _tensor_numbers(group: Group) -> frozenset[str]:
 
 
 def number(group: Group, key: str) -> Any:
-    """A group's number by the name that graphs have for it: "lr", "betas[0]"."""
-    if key.endswith("]"):
-        name, index = key[:-1].split("[")
-        return group[name][int(index)]
-    return group[key]
+    """A group's number by the name that graphs have for it: "lr", "betas[0]".
+
+    Raises:
+        StepError: It is not there any more.
+    """
+    name, _, index = key.partition("[")
+    try:
+        return group[name][int(index[:-1])] if index else group[name]
+    except (KeyError, IndexError, TypeError):
+        raise StepError(
+            f"a group has no {key!r} any more ({name}={group.get(name)!r}); put a number back"
+        ) from None
+
+
+def as_float(value: Any, key: str) -> float:
+    """A group's number as the host computes with it.
+
+    Raises:
+        StepError: It is none.
+    """
+    try:
+        return float(value)
+    except (TypeError, ValueError, RuntimeError):
+        raise StepError(f"a group's {key!r} is {value!r}; it must be a number") from None
 
 
 _graphs: dict[Any, tuple[Graph, tuple[Program, ...]]] = {}
@@ -108,3 +129,25 @@ def graph_of(resolved: Resolved, setting: Setting) -> tuple[Graph, tuple[Program
         graph = lower(trace(resolved.rule, resolved.specs, setting))
         _graphs[key] = graph, split(graph)
     return _graphs[key]
+
+
+def wanted_slots(
+    resolved: Resolved, setting: Setting, group: Group, p: Tensor
+) -> dict[str, tuple[Slot, torch.dtype, float | str]]:
+    """The slots that a parameter has, by key: what was declared, the dtype to store it in, its initial value."""
+    chosen = group.get("state_dtype")
+    stored = p.dtype if chosen is None or p.is_complex() else getattr(torch, chosen)
+    wanted = {}
+    for label, owner in resolved.labelled():
+        for key, slot in active_slots(owner, label, setting.switches).items():
+            init: float | str = slot.init
+            hypers = {h.name: h for h in owner.hypers}
+            if isinstance(init, str) and init in hypers:
+                init = as_float(number(group, hyper_key(hypers[init], label)), init)
+            # A copy of the weights is never stored in less than the weights are.
+            wanted[key] = (
+                slot,
+                torch.promote_types(p.dtype, stored) if init == "param" else stored,
+                init,
+            )
+    return wanted

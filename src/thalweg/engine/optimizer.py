@@ -26,7 +26,7 @@ from thalweg.engine.checkpoint import check_groups, loaded_state, merged_group
 from thalweg.engine.groups import resolve
 from thalweg.engine.option import Option, check_options, find_option
 from thalweg.engine.plan import Plan
-from thalweg.engine.prepare import Preparation
+from thalweg.engine.prepare import Pending, Preparation
 from thalweg.engine.rule import Group, Rule
 from thalweg.engine.trace import hyper_key
 from thalweg.errors import ArgumentError, ArgumentTypeError, BackendError, StepError
@@ -72,7 +72,7 @@ class Optimizer(torch.optim.Optimizer):
     _plan: Plan | None = None
     _averaging: bool = False
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> Optimizer:
+    def __new__(cls, *_: Any, **kwargs: Any) -> Optimizer:
         """Refuse unknown arguments with a suggestion before anything else looks at them."""
         known = inspect.signature(cls.__init__).parameters
         if not any(p.kind is p.VAR_KEYWORD for p in known.values()):
@@ -204,16 +204,16 @@ class Optimizer(torch.optim.Optimizer):
         return loss
 
     def _advance(self) -> None:
-        plan, self._plan = (
-            self._plan,
-            None,
-        )  # whatever interrupts a step, the next one looks at everything anew
+        plan = self._plan
+        pending: Pending = []
+        self._plan = None  # whatever interrupts a step, the next one looks at everything anew
         if plan is None or not plan.fits(self.param_groups, self.state):
             plan, pending = Preparation(self.param_groups, self.state, self._name_of).plan()
-            for p, entries in pending:
-                self.state[p].update(entries)
-            plan.settle(self.state)
-        plan.run(self.param_groups)
+        plan.ready(self.param_groups)
+        for p, entries in pending:
+            self.state[p].update(entries)
+        plan.settle(self.state)
+        plan.run()
         self._plan = plan
 
     def _name_of(self, p: Tensor) -> str:
@@ -258,7 +258,7 @@ class Optimizer(torch.optim.Optimizer):
             """After the user's hooks: look at everything, and keep torch from casting the state."""
             saved = given["param_groups"]
             check_groups(self.param_groups, saved, strict=strict)
-            checked["state"] = self._loaded(given)
+            checked["state"] = self._loaded(given, strict=strict)
             groups = [
                 merged_group(own, g) for own, g in zip(self.param_groups, saved, strict=False)
             ]
@@ -278,7 +278,7 @@ class Optimizer(torch.optim.Optimizer):
             for handle in handles:
                 handle.remove()
 
-    def _loaded(self, given: Mapping[str, Any]) -> dict[Any, Any]:
+    def _loaded(self, given: Mapping[str, Any], *, strict: bool) -> dict[Any, Any]:
         """The checkpoint's state by parameter."""
         owner: dict[Any, tuple[Tensor, Group]] = {}
         for own, saved in zip(self.param_groups, given["param_groups"], strict=False):
@@ -290,7 +290,7 @@ class Optimizer(torch.optim.Optimizer):
         for key, entries in given["state"].items():
             if key in owner:
                 p, group = owner[key]
-                found[p] = loaded_state(p, group, entries, self._name_of(p))
+                found[p] = loaded_state(p, group, entries, self._name_of(p), strict=strict)
             else:
                 found[key] = entries
         return found

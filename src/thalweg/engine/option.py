@@ -117,7 +117,11 @@ def option(
         station: Where it plugs in; None for a declaration without a function at any station.
         rank: Its place among the options of that station, smaller first.
         name: Under which it is registered; the function's name by default.
-        slots, scalars, hypers, switches, paper: As for a rule; names in groups and state get its name in front.
+        slots: As for a rule; in the state they get the option's name in front.
+        scalars: As for a rule, likewise.
+        hypers: As for a rule; in groups they get the option's name in front.
+        switches: As for a rule, likewise.
+        paper: Authors, year, arXiv number.
         excludes: Names of options that cannot stand beside it.
         scope: "optimizer" if all groups must agree on it.
         averages: Name of the slot that holds an average of the weights.

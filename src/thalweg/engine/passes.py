@@ -51,7 +51,7 @@ class Branch:
     no: Tree
 
 
-Tree = Union[Branch, Body]
+Tree = Union[Branch, Body]  # noqa: UP007 - a string's forward reference has no |
 
 
 def bodies(tree: Tree) -> Iterator[Body]:

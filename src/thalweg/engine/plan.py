@@ -14,10 +14,10 @@ from torch import Tensor
 
 from thalweg.engine.backends import Bound, Numbers
 from thalweg.engine.graph import Lane, Node
-from thalweg.engine.groups import Resolved, number, resolve
+from thalweg.engine.groups import Resolved, as_float, number, resolve
 from thalweg.engine.rule import Group
 from thalweg.engine.scalars import DeviceScalars, HostScalars, tree_sum
-from thalweg.engine.tables import Bucket, Kind, Watch
+from thalweg.engine.tables import Bucket, Watch
 
 
 @dataclass(eq=False)
@@ -41,12 +41,18 @@ class BucketRun:
         self.row_of: list[int] = []
         self.rows: list[Row] = []
         self.expected: Tensor | None = None
-        self.reduced: dict[Node, Tensor] = {}
-        self.lanes = [Lanes(self.kind, [*p.columns, *p.row_columns]) for p in self.kind.programs]
-        self.written = {
-            n: x for n, x in self.kind.graph.outputs.items() if n not in self.kind.graph.streams
-        }
-        self.last = Lanes(self.kind, list(self.written.values()))
+        graph = self.kind.graph
+        self.written = {n: x for n, x in graph.outputs.items() if n not in graph.streams}
+        wanted = [[*p.columns, *p.row_columns] for p in self.kind.programs] + [
+            [*self.written.values()]
+        ]
+        self.device = [DeviceScalars([n for n in w if n.lane != Lane.HOST]) for w in wanted]
+        below = [n for d in self.device for n in d.host]
+        here = [n for w in wanted for n in w if n.lane == Lane.HOST]
+        self.scalars = HostScalars(list(dict.fromkeys((*here, *below))))
+        self.inputs = list(dict.fromkeys(n for d in self.device for n in d.inputs))
+        self.host: dict[Node, Sequence[float]] = {}
+        self.known: dict[Node, Tensor] = {}
 
     @property
     def steps(self) -> Tensor | None:
@@ -62,131 +68,107 @@ class BucketRun:
         if moved:
             self.bound.take_gradients()
 
-    def number_rows(self) -> None:
+    def ready(self, groups: Sequence[Group]) -> None:
+        """Read every number of the groups and compute every host scalar: what can fail, before any write."""
+        self._number_rows()
+        by_row = [self.scalars(_reader(groups[row.group], row)) for row in self.rows]
+        self.host = (
+            dict(zip(self.scalars.wanted, zip(*by_row, strict=True), strict=True))
+            if self.scalars.wanted
+            else {}
+        )
+        self.known = {n: self._device_input(n, groups) for n in self.inputs}
+        self.known |= {n: self._per_tensor(self.host[n]) for d in self.device for n in d.host}
+
+    def _number_rows(self) -> None:
         """Give each tensor its row of scalars; rows hold as long as counts go up by one together."""
         steps, known = self.steps, self.expected
         if self.rows and (steps is None or (known is not None and torch.equal(steps, known))):
             return
-        on_host = steps is not None and "t" not in self.kind.setting.on_device
-        counts = (
-            [t + 1.0 for t in steps.tolist()]
-            if on_host and steps is not None
-            else [1.0] * len(self.bucket.params)
-        )
+        counts = [1.0] * len(self.bucket.params)
+        if steps is not None and "t" not in self.kind.setting.on_device:
+            counts = [t + 1.0 for t in steps.tolist()]
         places: dict[tuple[int, float, bool], int] = {}
-        self.row_of = [
-            places.setdefault(key, len(places))
-            for key in zip(self.bucket.groups, counts, self.bucket.first, strict=True)
-        ]
+        keys = zip(self.bucket.groups, counts, self.bucket.first, strict=True)
+        self.row_of = [places.setdefault(key, len(places)) for key in keys]
         self.rows = [Row(*key) for key in places]
 
-    def numbers(self, index: int, groups: Sequence[Group]) -> Numbers:
-        """The scalars of a pass."""
-        return self.lanes[index].numbers(self, groups)
+    def _numbers(self, index: int) -> Numbers:
+        device = self.device[index](self.known, lambda: self.bucket.row_tensor)
+        return Numbers(self.row_of, self.host, device)
 
-    def run(self, index: int, groups: Sequence[Group]) -> list[tuple[Node, Tensor]]:
+    def run(self, index: int) -> list[tuple[Node, Tensor]]:
         """Run a pass; keep what it reduced, and return what must be joined over all tensors."""
-        program = self.kind.programs[index]
-        sums = self.bound.run(index, self.numbers(index, groups))
+        sums = self.bound.run(index, self._numbers(index))
         joined = []
-        for node, x in zip(program.reductions, sums, strict=True):
+        for node, x in zip(self.kind.programs[index].reductions, sums, strict=True):
             if node.attr[0] == "all":
                 joined.append((node, x))
             else:
-                self.reduced[node] = x
+                self.known[node] = x
         return joined
 
-    def finish(self, groups: Sequence[Group]) -> None:
+    def finish(self) -> None:
         """Write the scalars; tell autograd what was written."""
-        numbers = self.last.numbers(self, groups)
+        numbers = self._numbers(-1)
         count = len(self.row_of)
-        fresh = {}
         for name, node in self.written.items():
-            if node.lane == Lane.HOST and name != "step":
-                fresh[name] = torch.tensor(
-                    [numbers.of(node, i) for i in range(count)], dtype=torch.float64
-                )
-            elif node.lane != Lane.HOST:
-                fresh[name] = numbers.device[node]
-        for name, x in fresh.items():
-            self.bucket.vectors[name].copy_(x.expand(count))
-        self._count(fresh)
+            if node.lane != Lane.HOST:
+                self.bucket.vectors[name].copy_(numbers.device[node].expand(count))
+            elif name != "step":
+                values = [numbers.of(node, i) for i in range(count)]
+                self.bucket.vectors[name].copy_(torch.tensor(values, dtype=torch.float64))
+        self._count()
         self.bucket.first = [False] * count
         if self.kind.layout != "differentiable":
             torch.autograd.graph.increment_version(self.bucket.written)
 
-    def _count(self, fresh: Mapping[str, Tensor]) -> None:
-        if self.steps is None:
-            self.rows = (
-                [Row(r.group, r.t, False) for r in self.rows]
-                if len({r.group for r in self.rows}) == len(self.rows)
-                else []
-            )
-        elif "step" in fresh:
-            self.rows = []  # whether it counted depends on a reduction: look again
-        else:
-            self.steps.add_(1.0)
-            self.expected = self.steps.clone()
-            self.rows = [Row(r.group, r.t + 1.0, False) for r in self.rows]
+    def _count(self) -> None:
+        """Count the step, and keep the rows if all counts went up together."""
+        steps, self.expected = self.steps, None
+        if any(r.first for r in self.rows) or (
+            steps is not None and self.written["step"].lane != Lane.HOST
+        ):
+            self.rows = []
+        if steps is not None and self.written["step"].lane == Lane.HOST:
+            steps.add_(1.0)
+            self.expected = steps.clone()
+            self.rows = [Row(r.group, r.t + 1.0, r.first) for r in self.rows]
 
-
-class Lanes:
-    """The scalar lane below some wanted nodes, host and device."""
-
-    def __init__(self, kind: Kind, wanted: list[Node]) -> None:
-        on_host = [n for n in wanted if n.lane == Lane.HOST]
-        self.device = DeviceScalars([n for n in wanted if n.lane != Lane.HOST])
-        self.host = HostScalars(list(dict.fromkeys((*on_host, *self.device.host))))
-        self.kind = kind
-
-    def numbers(self, run: BucketRun, groups: Sequence[Group]) -> Numbers:
-        """This step's values."""
-        by_row = [self.host(_reader(groups[row.group], row)) for row in run.rows]
-        columns = list(zip(*by_row, strict=True)) if self.host.wanted else []
-        host = dict(zip(self.host.wanted, columns, strict=True))
-        device: dict[Node, Tensor] = {}
-        if self.device.wanted:
-            known = {n: self._per_tensor(host[n], run.row_of) for n in self.device.host}
-            known |= {n: _device_input(n, run, groups) for n in self.device.inputs}
-            known |= run.reduced
-            device = self.device(known, lambda: run.bucket.row_tensor)
-        return Numbers(run.row_of, host, device)
-
-    def _per_tensor(self, values: Sequence[float], row_of: Sequence[int]) -> Tensor:
+    def _per_tensor(self, values: Sequence[float]) -> Tensor:
         x = torch.tensor(values, dtype=torch.float64, device=self.kind.device)
-        return x if len(values) == 1 else x[torch.tensor(row_of, device=self.kind.device)]
+        return x if len(values) == 1 else x[torch.tensor(self.row_of, device=self.kind.device)]
+
+    def _device_input(self, node: Node, groups: Sequence[Group]) -> Tensor:
+        """A vector that only the device knows: a count, a scalar of the state, a tensor of the group."""
+        kind, name = node.attr
+        bucket, device = self.bucket, self.kind.device
+        if kind == "t":
+            return bucket.vectors["step"].double() + 1.0
+        if kind == "scalar":
+            return bucket.vectors[name].double()
+        if kind == "count":
+            counts = {"tensor": bucket.numel, "row": bucket.row_size, "all": [self.total]}[name]
+            return torch.tensor(counts, dtype=torch.float64, device=device)
+        used = dict.fromkeys(bucket.groups)
+        place = {g: i for i, g in enumerate(used)}
+        values = [
+            torch.as_tensor(number(groups[g], name), device=device).reshape(()).double()
+            for g in used
+        ]
+        if len(values) == 1:
+            return values[0].reshape(1)
+        return torch.stack(values)[torch.tensor([place[g] for g in bucket.groups], device=device)]
 
 
 def _reader(group: Group, row: Row) -> Callable[[tuple[str, str]], float]:
     def read(source: tuple[str, str]) -> float:
         kind, name = source
         if kind == "hyper":
-            return float(number(group, name))
+            return as_float(number(group, name), name)
         return row.t if kind == "t" else float(row.first)
 
     return read
-
-
-def _device_input(node: Node, run: BucketRun, groups: Sequence[Group]) -> Tensor:
-    kind, name = node.attr
-    bucket = run.bucket
-    device = bucket.kind.device
-    if kind == "t":
-        assert run.steps is not None
-        return run.steps.double() + 1.0
-    if kind == "scalar":
-        return bucket.vectors[name].double()
-    if kind == "count":
-        counts = {"tensor": bucket.numel, "row": bucket.row_size, "all": [run.total]}[name]
-        return torch.tensor(counts, dtype=torch.float64, device=device)
-    values = [
-        torch.as_tensor(number(groups[g], name), device=device).reshape(()).double()
-        for g in dict.fromkeys(bucket.groups)
-    ]
-    if len(values) == 1:
-        return values[0].reshape(1)
-    place = {g: i for i, g in enumerate(dict.fromkeys(bucket.groups))}
-    return torch.stack(values)[torch.tensor([place[g] for g in bucket.groups], device=device)]
 
 
 class Plan:
@@ -194,6 +176,7 @@ class Plan:
 
     def __init__(self, runs: list[BucketRun], watch: Watch, resolved: list[Resolved]) -> None:
         self.runs, self.watch, self.resolved = runs, watch, resolved
+        self.settled = False
         total = sum(sum(r.bucket.numel) for r in runs)
         for r in runs:
             r.total = total
@@ -218,22 +201,22 @@ class Plan:
 
     def settle(self, state: Mapping[Tensor, Any]) -> None:
         """The new state is the optimizer's."""
-        self.watch.settle(state, [r.bucket for r in self.runs])
+        if not self.settled:
+            self.watch.settle(state, [r.bucket for r in self.runs])
+            self.settled = True
 
-    def run(self, groups: Sequence[Group]) -> None:
+    def ready(self, groups: Sequence[Group]) -> None:
+        """Compute every scalar that is known beforehand; the last thing that can fail."""
+        for r in self.runs:
+            r.ready(groups)
+
+    def run(self) -> None:
         """Take the step."""
-        for r in self.runs:
-            r.number_rows()
         for index in range(self.passes):
-            parts = [
-                (r, *found)
-                for r in self.runs
-                if index < len(r.kind.programs)
-                for found in r.run(index, groups)
-            ]
-            self._join(parts)
+            due = [r for r in self.runs if index < len(r.kind.programs)]
+            self._join([(r, *found) for r in due for found in r.run(index)])
         for r in self.runs:
-            r.finish(groups)
+            r.finish()
             r.bucket.grads.clear()  # gradients are not ours to keep alive
 
     def _join(self, parts: list[tuple[BucketRun, Node, Tensor]]) -> None:
@@ -248,4 +231,4 @@ class Plan:
                 every[torch.tensor(order, device=home).argsort()], mine[0][1].op
             ).reshape(1)
             for r, node, x in mine:
-                r.reduced[node] = total.to(x.device)
+                r.known[node] = total.to(x.device)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -18,9 +18,9 @@ from torch import Tensor
 from thalweg.engine.backends import c_run, choice
 from thalweg.engine.codecs import Codec, codec_of
 from thalweg.engine.graph import Lane, Node, topological
-from thalweg.engine.groups import Resolved, graph_of, number, resolve
+from thalweg.engine.groups import Resolved, graph_of, resolve, wanted_slots
 from thalweg.engine.plan import BucketRun, Plan
-from thalweg.engine.rule import Group, Scalar, Slot
+from thalweg.engine.rule import Group, Scalar
 from thalweg.engine.state import (
     ParameterState,
     is_dense,
@@ -30,10 +30,10 @@ from thalweg.engine.state import (
     slots_of,
 )
 from thalweg.engine.tables import Bucket, Kind, Watch
-from thalweg.engine.trace import FRESH, Setting, active_slots, hyper_key
+from thalweg.engine.trace import FRESH, Setting
 from thalweg.errors import ArgumentError, BackendError, StepError
 
-Pending = list[tuple[Tensor, dict[str, Any]]]
+Pending: TypeAlias = list[tuple[Tensor, dict[str, Any]]]
 
 
 @dataclass(eq=False)
@@ -83,17 +83,18 @@ class Preparation:
         c_run.compile_all(kinds)
         drafts = self._drafts(entries)
         runs = [self._run(d) for d in drafts]
-        watch = Watch(self.groups, [d.bucket for d in drafts])
+        watch = Watch(self.groups, [d.bucket for d in drafts], [g for d in drafts for g in d.raw])
         return Plan(runs, watch, self.resolved), self.pending
 
     def _entries(self) -> list[Entry]:
-        found, order = [], 0
+        found: dict[Tensor, Entry] = {}
+        order = 0
         for index, group in enumerate(self.groups):
             for p in group["params"]:
-                if p.grad is not None:
-                    found.append(self._entry(order, index, group, p, p.grad))
+                if p.grad is not None and p not in found:  # one that stands twice moves once
+                    found[p] = self._entry(order, index, group, p, p.grad)
                 order += 1
-        return found
+        return list(found.values())
 
     def _entry(self, order: int, index: int, group: Group, p: Tensor, grad: Tensor) -> Entry:
         resolved = self.resolved[index]
@@ -222,28 +223,6 @@ class Preparation:
         run = BucketRun(bucket, draft.module.bind(bucket), draft.relaid)
         run.take(draft.raw, moved=False)
         return run
-
-
-def wanted_slots(
-    resolved: Resolved, setting: Setting, group: Group, p: Tensor
-) -> dict[str, tuple[Slot, torch.dtype, float | str]]:
-    """The slots that a parameter has, by key: what was declared, the dtype to store it in, its initial value."""
-    chosen = group.get("state_dtype")
-    stored = p.dtype if chosen is None or p.is_complex() else getattr(torch, chosen)
-    wanted = {}
-    for label, owner in resolved.labelled():
-        for key, slot in active_slots(owner, label, setting.switches).items():
-            init: float | str = slot.init
-            hypers = {h.name: h for h in owner.hypers}
-            if isinstance(init, str) and init in hypers:
-                init = float(number(group, hyper_key(hypers[init], label)))
-            # A copy of the weights is never stored in less than the weights are.
-            wanted[key] = (
-                slot,
-                torch.promote_types(p.dtype, stored) if init == "param" else stored,
-                init,
-            )
-    return wanted
 
 
 def _scalars(kind: Kind) -> dict[str, Scalar]:

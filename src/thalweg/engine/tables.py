@@ -7,8 +7,7 @@ tensors times a microsecond is more than a step.
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from operator import is_, itemgetter
@@ -26,11 +25,8 @@ from thalweg.engine.trace import Setting
 
 # Methods of the C type, mapped over whole lists: a Python frame per tensor would double the cost.
 _grad_of: Callable[[Tensor], Tensor | None] = vars(torch._C.TensorBase)["grad"].__get__
-_dtype_of: Callable[[Tensor], torch.dtype] = vars(torch._C.TensorBase)["dtype"].__get__
-_alive = weakref.ref.__call__
 _address_of = Tensor.data_ptr
 _stride_of = Tensor.stride
-_device_of = Tensor.get_device
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,29 +140,61 @@ def exclusive_sums(counts: Sequence[int]) -> list[int]:
     return sums
 
 
+class Layouts:
+    """Type, dtype, device, sizes, strides and dispatch of many tensors, compared in one call.
+
+    torch's own guards (what `torch.compile` checks inputs with) take 50 ns a tensor; where they are not
+    to be had, the same is asked tensor by tensor.
+    """
+
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        self._guards = _guards(tensors)
+        self._described = None if self._guards is not None else list(map(_describe, tensors))
+
+    def hold(self, tensors: Sequence[Any]) -> bool:
+        """Whether each of these is what the one in its place was."""
+        if self._guards is not None:
+            return bool(self._guards.check(*tensors))
+        return None not in tensors and list(map(_describe, tensors)) == self._described
+
+
+def _guards(tensors: Sequence[Tensor]) -> Any:
+    try:
+        from torch._C._dynamo.guards import TensorGuards
+
+        sizes: Any = [list(x.size()) for x in tensors]
+        strides: Any = [list(x.stride()) for x in tensors]
+        return TensorGuards(*tensors, dynamic_dims_sizes=sizes, dynamic_dims_strides=strides)
+    except (ImportError, AttributeError, TypeError, ValueError, RuntimeError):
+        return None  # a torch without them, or a tensor that they do not take
+
+
+def _describe(x: Tensor) -> tuple[Any, ...]:
+    strides = x.stride() if x.layout == torch.strided else None
+    return type(x), x.dtype, x.device, x.shape, strides, x.is_neg(), x.is_conj()
+
+
 class Watch:
     """Remembers what tables were built from and tells whether it still is so.
 
     Args:
         groups: The optimizer's groups.
         buckets: What was built.
+        grads: The gradients by bucket, as they were.
     """
 
-    def __init__(self, groups: Sequence[Group], buckets: Sequence[Bucket]) -> None:
+    def __init__(
+        self, groups: Sequence[Group], buckets: Sequence[Bucket], grads: Sequence[Tensor]
+    ) -> None:
         self.lists = [list(g["params"]) for g in groups]
-        every = [p for params in self.lists for p in params]
-        self.order = [i for b in buckets for i in b.order]
-        self.params = [every[i] for i in self.order]
-        active = set(self.order)
-        self.idle = [p for i, p in enumerate(every) if i not in active]
+        self.params = [p for b in buckets for p in b.params]
+        active = set(map(id, self.params))
+        self.idle = [p for params in self.lists for p in params if id(p) not in active]
         self.addresses = list(map(_address_of, self.params))
-        self.dtypes = set(map(_dtype_of, self.params))
-        grads = [g for g in map(_grad_of, self.params) if g is not None]
-        self.is_strided = all(g.layout == torch.strided for g in grads)
-        self.has_complex = any(g.is_complex() for g in grads)
-        self.grad_kinds = self._kinds(grads) if self.is_strided else []
-        self.refs = list(map(weakref.ref, grads))
-        self.grad_addresses = list(map(_address_of, grads)) if self.is_strided else []
+        self.layouts = Layouts(self.params)
+        self.takes_any = all(g.layout == torch.strided for g in grads)
+        self.grad_layouts = Layouts(grads)
+        self.grad_addresses = list(map(_address_of, grads)) if self.takes_any else []
 
     def settle(self, state: Mapping[Tensor, Any], buckets: Sequence[Bucket]) -> None:
         """Remember the state, once it is published."""
@@ -179,33 +207,17 @@ class Watch:
             for key, held in list(b.slots.items())[:1]
         ]
 
-    @staticmethod
-    def _kinds(grads: list[Tensor]) -> list[list[Any]]:
-        """What else than its address a kernel takes for granted of a gradient."""
-        return [
-            list(map(of, grads)) for of in (type, _dtype_of, _device_of, _stride_of, Tensor.is_neg)
-        ]
-
     def parameters_hold(self, groups: Sequence[Group], state: Mapping[Tensor, Any]) -> bool:
         """Whether parameters, their addresses, and their slots are what they were."""
-        if (
-            len(groups) != len(self.lists)
-            or state is not self.state
-            or len(state) != len(self.state_keys)
-        ):
+        if len(groups) != len(self.lists) or state is not self.state:
             return False
-        for group, params in zip(groups, self.lists, strict=True):
-            now = group["params"]
-            if len(now) != len(params) or not all(map(is_, now, params)):
-                return False
-        if list(map(_address_of, self.params)) != self.addresses or not self.dtypes.issuperset(
-            map(_dtype_of, self.params)
-        ):
+        if not all(_same(g["params"], held) for g, held in zip(groups, self.lists, strict=True)):
             return False
-        if not (
-            all(map(is_, state, self.state_keys))
-            and all(map(is_, state.values(), self.state_values))
-        ):
+        if list(map(_address_of, self.params)) != self.addresses:
+            return False
+        if not self.layouts.hold(self.params):
+            return False
+        if not _same(state, self.state_keys) or not _same(state.values(), self.state_values):
             return False
         try:
             return all(
@@ -218,22 +230,18 @@ class Watch:
     def gradients(self) -> tuple[list[Tensor], bool] | None:
         """The gradients, and whether their addresses are new; None if the tables do not fit them.
 
-        Either they are the same objects, or each has the type, dtype, device and strides of the one before
-        it: an allocator hands the next gradient the same address with other strides, so that an address
-        proves nothing.
+        Each must have the type, dtype, device, sizes and strides of the one before it: an allocator hands
+        the next gradient the same address with other strides, so that an address proves nothing.
         """
         grads: list[Any] = list(map(_grad_of, self.params))
-        if not self.is_strided or any(g is not None for g in map(_grad_of, self.idle)):
+        if not self.takes_any or any(g is not None for g in map(_grad_of, self.idle)):
             return None
-        if not all(map(is_, grads, map(_alive, self.refs))):
-            try:
-                if self._kinds(grads) != self.grad_kinds or (
-                    self.has_complex and any(g.is_conj() for g in grads)
-                ):
-                    return None
-            except (RuntimeError, TypeError, AttributeError):  # no gradient, or one without strides
-                return None
-            self.refs = list(map(weakref.ref, grads))
+        if not self.grad_layouts.hold(grads):
+            return None
         addresses = list(map(_address_of, grads))
         moved, self.grad_addresses = addresses != self.grad_addresses, addresses
         return grads, moved
+
+
+def _same(now: Collection[Any], held: Sequence[Any]) -> bool:
+    return len(now) == len(held) and all(map(is_, now, held))

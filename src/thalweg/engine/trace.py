@@ -19,7 +19,6 @@ from thalweg.engine.option import OptionSpec, Stage, Station, stages_of
 from thalweg.engine.rule import Declared, Hyper, Rule, Slot
 from thalweg.errors import DeclarationError, ThalwegError, TraceError
 
-
 FRESH = "fresh"
 """Key of the scalar that says, under a gate, whether a parameter's first step is still to come."""
 
@@ -78,7 +77,7 @@ class Tracer:
             return self._reduce(op, *operands)
         nodes = [self._node(op, x) for x in operands]
         self._check(op, nodes)
-        if op == "pow" and nodes[0].lane == Lane.ELEMENT:
+        if op == "pow" and max(n.lane for n in nodes) == Lane.ELEMENT:
             return self._power(operands[0], nodes[1])
         if op == "mod" and max(n.lane for n in nodes) == Lane.ELEMENT:
             raise TraceError(f"{self.owner}: % works on scalars (t % k), not on elements")
@@ -324,7 +323,8 @@ class Weaver:
         if name == "step":
             return self.tracer.input("t") - 1.0  # type: ignore[no-any-return]
         is_slot = any(
-            name in active_slots(d, l, self.tracer.setting.switches) for d, l in self._labelled()
+            name in active_slots(owner, label, self.tracer.setting.switches)
+            for owner, label in self._labelled()
         )
         return self.tracer.input("slot" if is_slot else "scalar", name)
 

@@ -45,6 +45,22 @@ def adam(
     return (exp_avg / (1.0 - beta1**t)) / (sqrt(square) + eps), exp_avg, exp_avg_sq, largest
 
 
+def _check_tensors(lr: Any, betas: Any, *, lists_on_host: bool) -> None:
+    """Refuse the tensor arguments that torch refuses, in its words."""
+    if isinstance(lr, Tensor) and lists_on_host:
+        raise ArgumentError("lr as a Tensor is not supported for capturable=False and foreach=True")
+    tensors = [isinstance(b, Tensor) for b in betas]
+    if any(tensors) and not all(tensors):
+        raise ArgumentError("betas must be either both floats or both Tensors")
+    for i, b in enumerate(betas):
+        if isinstance(b, Tensor) and lists_on_host:
+            raise ArgumentError(
+                f"betas[{i}] as a Tensor is not supported for capturable=False and foreach=True"
+            )
+        if isinstance(b, Tensor) and b.numel() != 1:
+            raise ArgumentError(f"Tensor betas[{i}] must be 1-element")
+
+
 class Adam(Optimizer):
     """Adam: the gradient's running mean over the root of its running mean square, both bias-corrected.
 
@@ -90,10 +106,7 @@ class Adam(Optimizer):
         maximize: bool = False, capturable: bool = False, differentiable: bool = False,
         fused: bool | None = None, decoupled_weight_decay: bool = False, options: Sequence[Option] = (),
     ) -> None:  # fmt: skip
-        if isinstance(lr, Tensor) and foreach and not capturable:
-            raise ArgumentError(
-                "lr as a Tensor is not supported for capturable=False and foreach=True"
-            )
+        _check_tensors(lr, betas, lists_on_host=bool(foreach) and not capturable)
         super().__init__(
             params, lr, rule=adam, options=options, betas=betas, eps=eps, weight_decay=weight_decay,
             amsgrad=amsgrad, maximize=maximize, foreach=foreach, capturable=capturable,
@@ -146,3 +159,9 @@ class AdamW(Adam):
             params, lr, betas, eps, weight_decay, amsgrad, foreach=foreach, maximize=maximize, capturable=capturable,
             differentiable=differentiable, fused=fused, decoupled_weight_decay=True, options=options,
         )  # fmt: skip
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """As torch: whatever a checkpoint of Adam's says, AdamW decays as AdamW."""
+        super().__setstate__(state)
+        for group in self.param_groups:
+            group["decoupled_weight_decay"] = True

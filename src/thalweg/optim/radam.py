@@ -21,6 +21,7 @@ from thalweg.options import Centralize, Decay, Lookahead
     scalars=(Scalar("step"),),
     hypers=(*BETAS, EPS, Hyper("n_sma_threshold", 5.0, low=4.0)),
     paper="Liu, Jiang, He, Chen, Liu, Gao, Han 2019, arXiv:1908.03265, Algorithm 2",
+    refuses_sparse="RAdam does not support sparse gradients",
     decay="l2",
 )
 def radam(

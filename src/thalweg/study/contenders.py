@@ -14,7 +14,6 @@ from torch import nn
 from torch.optim import Optimizer
 
 import thalweg
-from thalweg.engine.rule import Rule
 from thalweg.errors import ArgumentError, ThalwegError
 
 DEFAULTS = ("sgd(momentum=0.9)", "adamw", "lion", "ranger")
@@ -61,7 +60,7 @@ def resolve(spec: str | Contender) -> Contender:
     if not _OWN.fullmatch(spec):
         return Contender(spec, partial(_create, spec))
     found = _find(spec)
-    if isinstance(found, Rule):
+    if isinstance(found, thalweg.Rule):
         return Contender(spec, partial(thalweg.Optimizer, rule=found))
     if callable(found):
         return Contender(spec, found)
@@ -119,22 +118,33 @@ def check(contender: Contender) -> Default:
     anything is trained.
 
     Raises:
-        ArgumentError: if it cannot be built or cannot take a step.
+        ArgumentError: if it cannot be built, cannot take a step, or has a rate that is not to be
+            changed.
     """
     params = [nn.Parameter(torch.zeros(4, 4))]
     try:
-        default = float(build(contender, params, None).param_groups[0]["lr"])
+        default = _lr(build(contender, params, None))
     except ArgumentError:  # perhaps only the rate is missing: the next line says so if not
         default = None
-    if default is not None and not default > 0:
-        raise ArgumentError(f"{contender.name} has lr {default:g}: no rates to try around that.")
-    optimizer = build(contender, params, FALLBACK_LR if default is None else default)
+    centre = _centre(contender.name, default)
+    if not centre > 0:
+        raise ArgumentError(f"{contender.name} has lr {centre:g}: no rates to try around that.")
+    optimizer = build(contender, params, centre)
+    if _lr(optimizer) == _lr(build(contender, params, 2 * centre)):
+        raise ArgumentError(
+            f"{contender.name} keeps its own lr of {_lr(optimizer):g}, but the search has to choose "
+            "it: leave lr out."
+        )
     params[0].grad = torch.zeros_like(params[0])
     try:
         optimizer.step()
     except Exception as error:
         raise ArgumentError(f"{contender.name} cannot take a step: {_said(error)}") from error
-    return Default(default, _centre(contender.name, default))
+    return Default(default, centre)
+
+
+def _lr(optimizer: Optimizer) -> float:
+    return float(optimizer.param_groups[0]["lr"])
 
 
 def _centre(name: str, default: float | None) -> float:

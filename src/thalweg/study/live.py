@@ -52,7 +52,7 @@ class Live:
 
 def show(comparison: Comparison, console: Console) -> None:
     """Print the table and its notes."""
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, collapse_padding=True)
     first, *others = report.header(comparison)
     table.add_column(first, overflow="fold")
     for name in others:

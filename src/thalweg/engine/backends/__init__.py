@@ -7,12 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from thalweg.engine.graph import Lane, Node
 from thalweg.engine.tables import Bucket
+
+LAYOUTS: Mapping[str, str] = {
+    "strided": "the parameter has holes in its storage, or its rows are not stretches of it",
+    "rows": "the gradient is sparse",
+    "differentiable": "differentiable=True",
+}
+"""Why kernels do not take a layout; the only one they take is "dense"."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +43,28 @@ class Numbers:
             return self.host[node][self.row_of[tensor]]
         vector = self.device[node]
         return vector[tensor if vector.numel() > 1 else 0]
+
+
+def upload(values: Any, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Numbers on the device, without waiting for the copy.
+
+    The buffer that the device copies from is a fresh one, which torch gives out again only when the copy
+    is done; a captured graph copies from it at every replay, so there it is kept for good.
+
+    Args:
+        values: Python numbers, nested as the tensor is to be.
+        dtype: To store them in.
+        device: Where.
+    """
+    if device.type != "cuda":
+        return torch.tensor(values, dtype=dtype, device=device)
+    host = torch.tensor(values, dtype=dtype, pin_memory=True)
+    if torch.cuda.is_current_stream_capturing():
+        _captured.append(host)
+    return host.to(device, non_blocking=True)
+
+
+_captured: list[Tensor] = []
 
 
 class Bound(Protocol):

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from thalweg.engine.backends import Numbers, c_source, toolchain
+from thalweg.engine.backends import LAYOUTS, Numbers, c_source, toolchain
 from thalweg.engine.codecs import Codec
 from thalweg.engine.graph import Lane, Node
 from thalweg.engine.passes import Program
@@ -46,8 +46,7 @@ def why_not(kind_codecs: Mapping[str, Codec], layout: str, device: torch.device)
     if device.type != "cpu":
         return f"it runs on the CPU, and the parameters are on {device.type}"
     if layout != "dense":
-        return {"strided": "the parameter has holes in its storage, or its rows are not stretches of it",
-                "rows": "the gradient is sparse", "differentiable": "differentiable=True"}[layout]  # fmt: skip
+        return LAYOUTS[layout]
     return toolchain.unavailable()
 
 

@@ -74,7 +74,7 @@ class Eager:
 
         for node in body.nodes:
             values[node] = OPS[node.op].eager(*(value(a) for a in node.args))
-        n = self.bucket.numel[i]
+        n = place.numel
         sums = [
             self._reduce(r, value(x).expand(n), program.by_row, i)
             for r, x in zip(program.reductions, body.reduced, strict=True)
@@ -117,6 +117,13 @@ class Place:
         if self.layout == "rows":
             grad = bucket.grads[i].coalesce()
             self.rows, self.touched = grad.indices()[0], grad.values()
+
+    @property
+    def numel(self) -> int:
+        """How many numbers there are to work on."""
+        if self.rows is None:
+            return self.bucket.numel[self.i]
+        return self.touched.numel() * (2 if self.touched.is_complex() else 1)
 
     def _tensor(self, stream: str) -> Tensor:
         b = self.bucket
