@@ -36,6 +36,7 @@ from thalweg.engine.backends import choice, triton_run, triton_source
 from thalweg.engine.rule import Scalar, Slot, rule
 from thalweg.errors import BackendError
 
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy's, of infinities
 convert_float = interpreter._convert_float
 
 
@@ -207,10 +208,10 @@ def arithmetic(g, buffer):
     return kept, -ops.sqrt(ops.abs(g)) * ops.sign(buffer + 0.1)
 
 
-@rule(slots=(Slot("buffer"),), name="triton_functions")
-def functions(g, buffer):
+@rule(slots=(Slot("raised"), Slot("logged")), name="triton_functions")
+def functions(g, raised, logged):
     """Functions that are a few ulps off anywhere."""
-    return ops.exp(g), ops.log(ops.abs(g))
+    return g, ops.exp(g), ops.log(ops.abs(g))
 
 
 @rule(scalars=(Scalar("top", 0.0),), name="triton_largest")
@@ -228,7 +229,7 @@ def of_rule(declared, shapes, special=()):
         optimizer = thalweg.Optimizer(params, lr=0.5, rule=declared, **flags)
         for step in range(2):
             for p, g in zip(params, gradients(params, step), strict=True):
-                g.view(-1)[: len(special)] = torch.tensor(special)
+                g.as_strided((len(special),), (1,)).copy_(torch.tensor(special))
                 p.grad = g
             optimizer.step()
         found.append(everything(optimizer))
@@ -247,14 +248,10 @@ def test_exact_operations_give_eagers_bits_signs_of_zeros_included():
 
 def test_functions_are_within_their_ulps():
     ours, eager = of_rule(functions, [(8,), (1031,)], SPECIAL)
-    for a, b in zip(ours[2:], eager[2:], strict=True):
-        same = (a == b) | ((a != a) & (b != b))
-        a, b = a[~same], b[~same]
-        assert (
-            (a.view(torch.int32) - b.view(torch.int32)).abs().max(initial=0) <= 2
-            if a.numel()
-            else True
-        )
+    for a, b in zip(ours, eager, strict=True):
+        differs = (a != b) & ~((a != a) & (b != b))
+        apart = a[differs].view(torch.int32) - b[differs].view(torch.int32)
+        assert not (apart.abs() > 2).any()
 
 
 @pytest.mark.parametrize("special", [(), (float("nan"),)])

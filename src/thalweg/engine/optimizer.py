@@ -26,7 +26,7 @@ from thalweg.engine.checkpoint import check_groups, loaded_state, merged_group
 from thalweg.engine.groups import resolve
 from thalweg.engine.option import Option, check_options, find_option
 from thalweg.engine.plan import Plan
-from thalweg.engine.prepare import Pending, Preparation
+from thalweg.engine.prepare import Pending, Preparation, parameter_name
 from thalweg.engine.rule import Group, Rule
 from thalweg.engine.trace import hyper_key
 from thalweg.errors import ArgumentError, ArgumentTypeError, BackendError, StepError
@@ -208,21 +208,13 @@ class Optimizer(torch.optim.Optimizer):
         pending: Pending = []
         self._plan = None  # whatever interrupts a step, the next one looks at everything anew
         if plan is None or not plan.fits(self.param_groups, self.state):
-            plan, pending = Preparation(self.param_groups, self.state, self._name_of).plan()
+            plan, pending = Preparation(self.param_groups, self.state).plan()
         plan.ready(self.param_groups)
         for p, entries in pending:
             self.state[p].update(entries)
         plan.settle(self.state)
         plan.run()
         self._plan = plan
-
-    def _name_of(self, p: Tensor) -> str:
-        for i, group in enumerate(self.param_groups):
-            for j, q in enumerate(group["params"]):
-                if q is p:
-                    names = group.get("param_names")
-                    return repr(names[j]) if names else f"parameter {j} of group {i}"
-        return "a parameter"
 
     # State ----------------------------------------------------------------------------------------
 
@@ -280,17 +272,18 @@ class Optimizer(torch.optim.Optimizer):
 
     def _loaded(self, given: Mapping[str, Any], *, strict: bool) -> dict[Any, Any]:
         """The checkpoint's state by parameter."""
-        owner: dict[Any, tuple[Tensor, Group]] = {}
-        for own, saved in zip(self.param_groups, given["param_groups"], strict=False):
+        owner: dict[Any, tuple[Tensor, Group, str]] = {}
+        for i, (own, saved) in enumerate(
+            zip(self.param_groups, given["param_groups"], strict=False)
+        ):
             merged = {**merged_group(own, saved), "params": own["params"]}
-            owner.update(
-                (key, (p, merged)) for key, p in zip(saved["params"], own["params"], strict=False)
-            )
+            for j, (key, p) in enumerate(zip(saved["params"], own["params"], strict=False)):
+                owner[key] = p, merged, parameter_name(own, i, j)
         found: dict[Any, Any] = {}
         for key, entries in given["state"].items():
             if key in owner:
-                p, group = owner[key]
-                found[p] = loaded_state(p, group, entries, self._name_of(p), strict=strict)
+                p, group, where = owner[key]
+                found[p] = loaded_state(p, group, entries, where, strict=strict)
             else:
                 found[key] = entries
         return found

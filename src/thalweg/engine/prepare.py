@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from types import ModuleType
 from typing import Any, TypeAlias
 
@@ -16,11 +17,12 @@ import torch
 from torch import Tensor
 
 from thalweg.engine.backends import c_run, choice
-from thalweg.engine.codecs import Codec, codec_of
-from thalweg.engine.graph import Lane, Node, topological
+from thalweg.engine.codecs import codec_of
+from thalweg.engine.graph import Graph, Lane, topological
 from thalweg.engine.groups import Resolved, graph_of, resolve, wanted_slots
+from thalweg.engine.passes import Program
 from thalweg.engine.plan import BucketRun, Plan
-from thalweg.engine.rule import Group, Scalar
+from thalweg.engine.rule import Group, Scalar, Slot
 from thalweg.engine.state import (
     ParameterState,
     is_dense,
@@ -61,26 +63,65 @@ class Draft:
     relaid: dict[int, Tensor] = field(default_factory=dict)
 
 
+@dataclass(eq=False)
+class Family:
+    """What the parameters of a group with like dtype, device and dimensions have in common."""
+
+    group: Group
+    resolved: Resolved
+    setting: Setting
+    graph: Graph
+    programs: tuple[Program, ...]
+    wanted: dict[str, tuple[Slot, torch.dtype, float | str]]
+
+    @cached_property
+    def own(self) -> list[str]:
+        """Keys without any of which state is new."""
+        return [s.name for s in self.resolved.rule.slots if s.name in self.wanted] or ["step"]
+
+    @cached_property
+    def needs_rows(self) -> bool:
+        """Whether a kernel must find each row in one stretch."""
+        return any(q.by_row or q.row_columns for q in self.programs)
+
+    @cached_property
+    def touches_only_rows(self) -> bool:
+        """Whether rows without gradient stay as they are: p - f(g), and nothing else is kept."""
+        out = self.graph.outputs["param"]
+        if len(self.graph.outputs) != 1 or out.op != "sub" or out.args[0].attr != ("param", ""):
+            return False
+        below = topological(out.args[1:])
+        return not any(n.attr == ("param", "") or n.lane in (Lane.TENSOR, Lane.ROW) for n in below)
+
+    def layout(self, p: Tensor, *, by_rows: bool) -> str:
+        """How a kernel finds the parameter's elements."""
+        if self.group.get("differentiable"):
+            return "differentiable"
+        if by_rows:
+            return "rows"
+        flat = is_dense(p) and (not self.needs_rows or rows_are_outermost(p))
+        return "dense" if flat else "strided"
+
+
 class Preparation:
     """One preparation of all groups of an optimizer.
 
     Args:
         groups: The optimizer's groups.
         state: Its state; read only.
-        name_of: Says which parameter a message is about.
     """
 
-    def __init__(self, groups: Sequence[Group], state: Mapping[Tensor, Any], name_of: Any) -> None:
-        self.groups, self.state, self.name_of = groups, state, name_of
+    def __init__(self, groups: Sequence[Group], state: Mapping[Tensor, Any]) -> None:
+        self.groups, self.state = groups, state
         self.resolved = [resolve(g) for g in groups]
+        self.families: dict[Any, Family] = {}
         self.kinds: dict[Any, tuple[Kind, ModuleType]] = {}
         self.pending: Pending = []
 
     def plan(self) -> tuple[Plan, Pending]:
         """Build everything."""
-        entries = list(self._entries())
-        kinds = [kind for kind, module in self.kinds.values() if module is c_run]
-        c_run.compile_all(kinds)
+        entries = self._entries()
+        c_run.compile_all([kind for kind, module in self.kinds.values() if module is c_run])
         drafts = self._drafts(entries)
         runs = [self._run(d) for d in drafts]
         watch = Watch(self.groups, [d.bucket for d in drafts], [g for d in drafts for g in d.raw])
@@ -90,97 +131,67 @@ class Preparation:
         found: dict[Tensor, Entry] = {}
         order = 0
         for index, group in enumerate(self.groups):
-            for p in group["params"]:
+            for j, p in enumerate(group["params"]):
                 if p.grad is not None and p not in found:  # one that stands twice moves once
-                    found[p] = self._entry(order, index, group, p, p.grad)
+                    found[p] = self._entry(order, index, p, p.grad, parameter_name(group, index, j))
                 order += 1
         return list(found.values())
 
-    def _entry(self, order: int, index: int, group: Group, p: Tensor, grad: Tensor) -> Entry:
-        resolved = self.resolved[index]
-        where = self.name_of(p)
-        if grad.device != p.device:
-            raise StepError(
-                f"the gradient of {where} is on {grad.device} and the parameter on {p.device}; move one of them"
-            )
-        if grad.shape != p.shape:
-            raise StepError(
-                f"the gradient of {where} has shape {tuple(grad.shape)} and the parameter {tuple(p.shape)}"
-            )
-        setting = resolved.setting(p, self._on_device(resolved, group, p))
-        graph, _ = graph_of(resolved, setting)
+    def _entry(self, order: int, index: int, p: Tensor, grad: Tensor, where: str) -> Entry:
+        _check_gradient(grad, p, where)
+        family = self._family(index, p)
+        rule = family.resolved.rule
         sparse = grad.layout != torch.strided
-        if sparse and not resolved.rule.sparse:
+        if sparse and not rule.sparse:
             raise StepError(
-                f"{resolved.rule.refuses_sparse or f'{group_title(group)} does not support sparse gradients'}: "
-                f"{where} has a {str(grad.layout).removeprefix('torch.')} one; make it dense (sparse=False in its layer)"
+                f"{rule.refuses_sparse or f'{rule.name} does not support sparse gradients'}: {where} has "
+                f"a {str(grad.layout).removeprefix('torch.')} one; make it dense (sparse=False in its layer)"
             )
-        by_rows = sparse and grad.sparse_dim() == 1 and _only_touches_rows(graph.outputs)
-        staged = (
-            None
-            if by_rows or (not sparse and _in_place(grad, p))
-            else torch.empty_like(p, dtype=grad.dtype)
-        )
-        wanted = wanted_slots(resolved, setting, group, p)
-        own = [s.name for s in resolved.rule.slots if s.name in wanted] or ["step"]
-        state = slots_of(
-            p,
-            grad if not sparse else grad.to_dense() if wanted else p,
-            self.state.get(p, {}),
-            wanted,
-            own,
-            where,
-        )
-        kind, module = self._kind(resolved, setting, group, p, grad, state, by_rows=by_rows)
+        by_rows = sparse and grad.sparse_dim() == 1 and family.touches_only_rows
+        in_place = by_rows or (not sparse and _in_place(grad, p))
+        staged = None if in_place else torch.empty_like(p, dtype=grad.dtype)
+        dense = grad.to_dense() if sparse and family.wanted else grad
+        state = slots_of(p, dense, self.state.get(p, {}), family.wanted, family.own, where)
+        kind, module = self._kind(family, p, grad, state, family.layout(p, by_rows=by_rows), where)
         return Entry(order, index, p, grad, state, kind, module, staged)
 
-    @staticmethod
-    def _on_device(resolved: Resolved, group: Group, p: Tensor) -> frozenset[str]:
-        """What only the device knows: tensor hyper-parameters there, and step counts that a gate may hold back."""
-        gated = any(stage.station == "gate" for spec in resolved.specs for stage in spec.stages)
-        counts = p.device.type != "cpu" and (gated or bool(group.get("capturable")))
-        return resolved.tensors | ({"t"} if counts else set())
+    def _family(self, index: int, p: Tensor) -> Family:
+        resolved, group = self.resolved[index], self.groups[index]
+        key = (index, p.dtype, p.device, tuple(p.ndim >= least for _, _, least in resolved.by_ndim))
+        if key not in self.families:
+            setting = resolved.setting(p, _on_device(resolved, group, p))
+            graph, programs = graph_of(resolved, setting)
+            wanted = wanted_slots(resolved, setting, group, p)
+            self.families[key] = Family(group, resolved, setting, graph, programs, wanted)
+        return self.families[key]
 
     def _kind(
-        self, resolved: Resolved, setting: Setting, group: Group, p: Tensor, grad: Tensor, state: ParameterState, *, by_rows: bool
-    ) -> tuple[Kind, ModuleType]:  # fmt: skip
-        graph, programs = graph_of(resolved, setting)
-        try:
-            codecs: dict[str, Codec] = {"param": codec_of(p.dtype), "grad": codec_of(grad.dtype)}
-            codecs |= {key: codec_of(x.dtype) for key, x in state.slots.items()}
-        except ArgumentError as e:
-            raise StepError(f"{self.name_of(p)}: {e}") from None
-        needs_rows = any(q.by_row or q.row_columns for q in programs)
-        flat = is_dense(p) and (not needs_rows or rows_are_outermost(p))
-        layout = (
-            "differentiable"
-            if group.get("differentiable")
-            else "rows"
-            if by_rows
-            else "dense"
-            if flat
-            else "strided"
-        )
-        use_foreach, use_fused = group.get("foreach"), group.get("fused")
-        key = (
-            id(graph),
-            tuple(c.name for c in codecs.values()),
-            p.dtype,
-            p.device,
-            layout,
-            use_foreach,
-            use_fused,
-        )
+        self,
+        family: Family,
+        p: Tensor,
+        grad: Tensor,
+        state: ParameterState,
+        layout: str,
+        where: str,
+    ) -> tuple[Kind, ModuleType]:
+        dtypes = (p.dtype, grad.dtype, *(x.dtype for x in state.slots.values()))
+        flags = {f"use_{name}": family.group.get(name) for name in ("foreach", "fused")}
+        key = (family.graph, dtypes, p.device, layout, *flags.values())
         if key not in self.kinds:
             try:
-                module, reason = choice.choose(
-                    codecs, layout, p.device, use_foreach=use_foreach, use_fused=use_fused
+                codecs = dict(
+                    zip(("param", "grad", *state.slots), map(codec_of, dtypes), strict=True)
                 )
+                module, reason = choice.choose(codecs, layout, p.device, **flags)
+            except ArgumentError as e:
+                raise StepError(f"{where}: {e}") from None
             except BackendError as e:
-                raise BackendError(f"{e} ({self.name_of(p)})") from None
-            self.kinds[key] = Kind(
-                resolved.rule, resolved.specs, setting, graph, programs, codecs, p.dtype, p.device, layout, module.name, reason
-            ), module  # fmt: skip
+                raise BackendError(f"{e} ({where})") from None
+            kind = Kind(
+                family.resolved.rule, family.resolved.specs, family.setting, family.graph, family.programs,
+                codecs, p.dtype, p.device, layout, module.name, reason,
+            )  # fmt: skip
+            self.kinds[key] = kind, module
         return self.kinds[key]
 
     def _drafts(self, entries: Sequence[Entry]) -> list[Draft]:
@@ -206,16 +217,12 @@ class Preparation:
     def _run(self, draft: Draft) -> BucketRun:
         bucket, kind = draft.bucket, draft.bucket.kind
         for key, scalar in _scalars(kind).items():
-            on_device = kind.device.type != "cpu" and (
-                key != "step" or "t" in kind.setting.on_device
-            )
-            device = kind.device if on_device else torch.device("cpu")
-            fresh = (
-                [float(new) for new in bucket.first]
-                if key == FRESH
-                else [scalar.init] * len(draft.states)
-            )
-            vector, views = scalar_vector(key, fresh, draft.states, device)
+            at_home = key != "step" or "t" in kind.setting.on_device
+            device = kind.device if at_home else torch.device("cpu")
+            initial = [scalar.init] * len(draft.states)
+            if key == FRESH:
+                initial = [float(new) for new in bucket.first]
+            vector, views = scalar_vector(key, initial, draft.states, device)
             bucket.vectors[key] = vector
             for p, state, view in zip(bucket.params, draft.states, views, strict=True):
                 if state.get(key) is not view:
@@ -223,6 +230,30 @@ class Preparation:
         run = BucketRun(bucket, draft.module.bind(bucket), draft.relaid)
         run.take(draft.raw, moved=False)
         return run
+
+
+def parameter_name(group: Group, index: int, place: int) -> str:
+    """What messages call a parameter."""
+    names = group.get("param_names")
+    return repr(names[place]) if names else f"parameter {place} of group {index}"
+
+
+def _check_gradient(grad: Tensor, p: Tensor, where: str) -> None:
+    if grad.device != p.device:
+        raise StepError(
+            f"the gradient of {where} is on {grad.device} and the parameter on {p.device}; move one of them"
+        )
+    if grad.shape != p.shape:
+        raise StepError(
+            f"the gradient of {where} has shape {tuple(grad.shape)} and the parameter {tuple(p.shape)}"
+        )
+
+
+def _on_device(resolved: Resolved, group: Group, p: Tensor) -> frozenset[str]:
+    """What only the device knows: tensors of the group there, and step counts that a gate may hold back."""
+    gated = any(stage.station == "gate" for spec in resolved.specs for stage in spec.stages)
+    counts = p.device.type != "cpu" and (gated or bool(group.get("capturable")))
+    return resolved.tensors | ({"t"} if counts else set())
 
 
 def _scalars(kind: Kind) -> dict[str, Scalar]:
@@ -239,19 +270,3 @@ def _scalars(kind: Kind) -> dict[str, Scalar]:
 def _in_place(grad: Tensor, p: Tensor) -> bool:
     """Whether a kernel can read the gradient where it is."""
     return same_layout(grad, p) and not grad.is_neg() and not grad.is_conj()
-
-
-def _only_touches_rows(outputs: Mapping[str, Node]) -> bool:
-    """Whether rows without gradient stay as they are: the update is `p - f(g)`, and nothing else is kept."""
-    out = outputs.get("param")
-    if len(outputs) != 1 or out is None or out.op != "sub" or out.args[0].attr != ("param", ""):
-        return False
-    return not any(
-        n.attr == ("param", "") or n.lane in (Lane.TENSOR, Lane.ROW)
-        for n in topological(out.args[1:])
-    )
-
-
-def group_title(group: Group) -> str:
-    """What messages call the optimizer of a group."""
-    return str(group.get("rule", "this optimizer"))
