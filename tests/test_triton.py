@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from cases import OPTIONS, RULES, assert_same_bits, everything, parameters, run
 
 import thalweg
+from cases import OPTIONS, RULES, assert_same_bits, everything, parameters, run
 from thalweg.engine.backends import triton_run, triton_source
 from thalweg.engine.codecs import codec_of, computing_dtype
 from thalweg.engine.groups import graph_of, resolve
@@ -171,19 +171,22 @@ def test_the_assembler_fuses_nothing_either(fresh_cache, tmp_path):
     assert "FFMA" not in done.stdout
 
 
+ADD_DOUBLES = re.compile(r"\badd\S*\.f64")
+
+
 @needs_compiler
 def test_reductions_and_rows_compile(fresh_cache):
     ranger = build("ranger", ("cautious",))
     assert [p.by_row for p in programs_of(ranger)[1]] == [True, False, False]
     assert wide(compiled(ranger, 0).asm["ptx"]) == (2, 0)
-    assert "add.f64" in compiled(ranger, 1).asm["ptx"]
-    assert "add.f64" in compiled(ranger, 1, fold=True).asm["ptx"]
+    assert ADD_DOUBLES.search(compiled(ranger, 1).asm["ptx"])
+    assert ADD_DOUBLES.search(compiled(ranger, 1, fold=True).asm["ptx"])
 
 
 @needs_compiler
 def test_float64_is_computed_in_float64(fresh_cache):
     ptx = compiled(build("adamw"), param=torch.float64).asm["ptx"]
-    assert not re.search(r"\b(mul|add|sub|div\S*|sqrt\S*)\.f32", ptx)
+    assert not re.search(r"\b(mul|add|sub|div|sqrt)\S*\.f32", ptx)
     assert "fma" not in ptx
     assert "sqrt.rn.f64" in ptx
     assert len(re.findall(r"ld\.global\S*\.v2\.b64", ptx)) == 4 * 4
@@ -209,18 +212,17 @@ def test_in_the_interpreter():
 @needs_gpu
 @needs_compiler
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("option", [None, *OPTIONS])
 @pytest.mark.parametrize("name", ["sgd-nesterov", "adamw", "radam", "lion", "ranger"])
-def test_cuda_gives_eagers_bits(name, option, dtype):
-    found = []
-    for flags in ({"fused": True}, {"foreach": False, "fused": False}):
-        params = [torch.nn.Parameter(p.detach().cuda()) for p in parameters(dtype)]
-        cls, arguments = RULES[name]
-        options = [OPTIONS[option]()] if option else []
-        optimizer = cls(params, **arguments, options=options, **flags)
-        run(optimizer, params, 7)
-        found.append([x.cpu() for x in everything(optimizer)])
-    assert_same_bits(*found)
+def test_cuda_gives_eagers_bits(name, dtype):
+    for option in OPTIONS:
+        found = []
+        for flags in ({"fused": True}, {"foreach": False, "fused": False}):
+            params = [torch.nn.Parameter(p.detach().cuda()) for p in parameters(dtype)]
+            cls, arguments = RULES[name]
+            optimizer = cls(params, **arguments, options=[OPTIONS[option]()], **flags)
+            run(optimizer, params, 7)
+            found.append([x.cpu() for x in everything(optimizer)])
+        assert_same_bits(*found)
 
 
 @pytest.mark.gpu

@@ -11,6 +11,7 @@ import os
 import numpy as np
 import pytest
 import torch
+
 from cases import (
     BACKENDS,
     OPTIONS,
@@ -79,7 +80,7 @@ def make(name, options, params, **flags):
     return cls(groups, **arguments, options=[OPTIONS[n]() for n in options], **flags)
 
 
-def pair(name, options=(), dtype=torch.float32, steps=8, shapes=SHAPES):
+def pair(name, options=(), dtype=torch.float32, *, steps, shapes=SHAPES):
     """Triton's optimizer and eager's after the same steps."""
     found = []
     for flags in (BACKENDS["fused"], BACKENDS["eager"]):
@@ -97,14 +98,17 @@ def pair(name, options=(), dtype=torch.float32, steps=8, shapes=SHAPES):
 
 @pytest.mark.parametrize("name", RULES)
 def test_every_rule_gives_eagers_bits(name):
-    ours, eager = pair(name)
+    ours, eager = pair(name, steps=8)  # RAdam switches at step 6
     assert_same_bits(everything(ours), everything(eager))
+
+
+FEW = ((0,), (7,), (1023,), (4097,), (33, 5))
 
 
 @pytest.mark.parametrize("option", OPTIONS)
 @pytest.mark.parametrize("name", ["adamw", "lion"])
 def test_every_option_gives_eagers_bits(name, option):
-    ours, eager = pair(name, (option,), steps=5)
+    ours, eager = pair(name, (option,), steps=4, shapes=FEW)
     assert_same_bits(everything(ours), everything(eager))
 
 
@@ -120,7 +124,7 @@ def test_all_options_together_give_eagers_bits(name):
 @pytest.mark.parametrize("name", ["sgd-nesterov", "adam-amsgrad", "radam-decoupled", "lion"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
 def test_other_dtypes(name, dtype):
-    ours, eager = pair(name, ("cautious", "average", "lookahead"), dtype, steps=4)
+    ours, eager = pair(name, ("cautious", "average", "lookahead"), dtype, steps=3, shapes=FEW)
     if dtype != torch.float64:
         assert_same_bits(everything(ours), everything(eager))
         return
@@ -131,7 +135,7 @@ def test_other_dtypes(name, dtype):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_bfloat16_state_beside_wider_weights(dtype):
-    ours, eager = pair("adamw", ("bf16-state",), dtype, steps=4)
+    ours, eager = pair("adamw", ("bf16-state",), dtype, steps=4, shapes=FEW)
     exp_avg = ours.state[ours.param_groups[0]["params"][1]]["exp_avg"]
     assert exp_avg.dtype == torch.bfloat16
     found = zip(everything(ours), everything(eager), strict=True)
@@ -142,9 +146,7 @@ def test_bfloat16_state_beside_wider_weights(dtype):
 
 def test_complex_weights():
     ours, eager = pair("adamw", ("average",), torch.complex64, steps=3, shapes=[(5,), (2, 600)])
-    for a, b in zip(everything(ours), everything(eager), strict=True):
-        assert_same_bits([torch.view_as_real(x) if x.is_complex() else x for x in (a,)],
-                         [torch.view_as_real(x) if x.is_complex() else x for x in (b,)])  # fmt: skip
+    assert_same_bits(everything(ours), everything(eager))
 
 
 @pytest.mark.parametrize("offset", [1, 2, 4])
