@@ -112,7 +112,7 @@ def compiled(optimizer, index=0, param=torch.float32, state=None, fold=False):
     types = {"scalars": real, "row_values": real, "out": "*fp64", "partials": "*fp64"}
     signature = {n: types.get(n, "*i64") for n in kernel.arg_names}
     return triton.compile(
-        ASTSource(kernel, signature=signature, constexprs={}),
+        ASTSource(kernel, signature),
         target=GPUTarget("cuda", 90, 32),
         options=triton_run.SETTINGS,
     )

@@ -214,7 +214,8 @@ class Fused:
 
 def compile_all(kinds: Sequence[Kind]) -> None:
     """Compile what these kinds need, several at once."""
-    toolchain.build_many(list(dict.fromkeys(source_of(k) for k in kinds)))
+    if kinds:
+        toolchain.build_many(list(dict.fromkeys(map(source_of, kinds))))
 
 
 def bind(bucket: Bucket) -> Fused:

@@ -254,6 +254,8 @@ def bind(bucket: Bucket) -> Fused:
         BackendError: Triton fails on the generated text.
     """
     bound = Fused(bucket)
+    if interpreted():
+        return bound
     try:
         bound.compile()
     except Exception as error:  # Triton's own, its assembler's, the driver's

@@ -1,0 +1,373 @@
+/*
+%2 = mod(t, hyper.lookahead_k)  # host
+%4 = eq(%2, 0.0)  # host
+%7 = lt(hyper.lookahead_alpha, 0.5)  # host
+%13 = sub(1.0, hyper.betas[1])  # host
+%14 = div(2.0, %13)  # host
+%15 = sub(%14, 1.0)  # host
+%16 = mul(2.0, t)  # host
+%17 = pow(hyper.betas[1], t)  # host
+%18 = mul(%16, %17)  # host
+%19 = sub(1.0, %17)  # host
+%20 = div(%18, %19)  # host
+%21 = sub(%15, %20)  # host
+%23 = gt(%21, hyper.n_sma_threshold)  # host
+%25 = sub(1.0, hyper.betas[0])  # host
+%26 = lt(%25, 0.5)  # host
+%29 = sum(grad) over row  # row, pass 1
+%31 = div(1.0, count.row)  # tensor
+%32 = mul(%29, %31)  # row, pass 1
+%33 = sub(grad, %32)  # element, pass 1
+%34 = select(%26, slot.exp_avg, %33)  # element, pass 1
+%35 = sub(%33, slot.exp_avg)  # element, pass 1
+%36 = sub(%25, 1.0)  # host
+%37 = select(%26, %25, %36)  # host
+%38 = mul(%35, %37)  # element, pass 1
+%39 = add(%34, %38)  # element, pass 1
+%40 = pow(hyper.betas[0], t)  # host
+%41 = sub(1.0, %40)  # host
+%42 = div(1.0, %41)  # host
+%44 = sub(%21, 4.0)  # host
+%45 = sub(%21, 2.0)  # host
+%46 = mul(%44, %45)  # host
+%47 = mul(%46, %15)  # host
+%48 = sub(%15, 4.0)  # host
+%49 = sub(%15, 2.0)  # host
+%50 = mul(%48, %49)  # host
+%51 = mul(%50, %21)  # host
+%52 = div(%47, %51)  # host
+%53 = mul(%52, %19)  # host
+%54 = sqrt(%53)  # host
+%55 = mul(%42, %54)  # host
+%56 = mul(%39, %55)  # element, pass 1
+%57 = lt(%13, 0.5)  # host
+%59 = mul(%33, %33)  # element, pass 1
+%60 = select(%57, slot.exp_avg_sq, %59)  # element, pass 1
+%61 = sub(%59, slot.exp_avg_sq)  # element, pass 1
+%62 = sub(%13, 1.0)  # host
+%63 = select(%57, %13, %62)  # host
+%64 = mul(%61, %63)  # element, pass 1
+%65 = add(%60, %64)  # element, pass 1
+%66 = sqrt(%65)  # element, pass 1
+%68 = add(%66, hyper.eps)  # element, pass 1
+%69 = div(%56, %68)  # element, pass 1
+%70 = mul(%39, %42)  # element, pass 1
+%71 = where(%23, %69, %70)  # element, pass 1
+%73 = mul(%71, hyper.lr)  # element, pass 1
+%74 = sub(param, %73)  # element, pass 1
+%75 = select(%7, slot.lookahead_slow, %74)  # element, pass 1
+%76 = sub(%74, slot.lookahead_slow)  # element, pass 1
+%77 = sub(hyper.lookahead_alpha, 1.0)  # host
+%78 = select(%7, hyper.lookahead_alpha, %77)  # host
+%79 = mul(%76, %78)  # element, pass 1
+%80 = add(%75, %79)  # element, pass 1
+%81 = where(%4, %80, slot.lookahead_slow)  # element, pass 1
+%82 = where(%4, %80, %74)  # element, pass 1
+lookahead_slow <- %81
+exp_avg <- %39
+exp_avg_sq <- %65
+param <- %82
+step <- t
+*/
+#include <math.h>
+#include <stdint.h>
+
+typedef int64_t i64;
+typedef float real;
+#define R(name) name##f
+enum { BLOCK = 256, SUM_BLOCK = 4096, LANES = 16 };
+
+typedef struct {
+  i64 units, threads, tensors;
+  const i64 *unit_tensor, *unit_begin, *unit_end; /* elements; rows where the pass goes by rows */
+  const i64 *size, *scalar_row, *row_size, *row_base, *block_base;
+  const real *scalars, *row_values;
+  double *partials, *sums;
+  i64 blocks, rows;
+  void *const *streams[5];
+} Table;
+
+/* The neighbours' binary tree over partial results, without storing them: a carry chain. */
+typedef struct { double v[64]; int top; i64 count; } sum_tree;
+static inline double sum_tree_join(double a, double b) { return a + b; }
+static inline void sum_tree_push(sum_tree *t, double x) {
+  for (i64 k = t->count++; k & 1; k >>= 1) x = sum_tree_join(t->v[--t->top], x);
+  t->v[t->top++] = x;
+}
+static inline double sum_tree_end(sum_tree *t) {
+  if (!t->top) return 0.0;
+  double x = t->v[--t->top];
+  while (t->top) x = sum_tree_join(t->v[--t->top], x);
+  return x;
+}
+
+static void body_0_0(const Table *T, i64 t, i64 origin, i64 begin, i64 end, const real *restrict s, double *out) {
+  (void)s; (void)out; (void)origin;
+  const float *restrict w_1 = (const float *)T->streams[1][t];
+  double a0[LANES];
+  for (int l = 0; l < LANES; l++) a0[l] = 0.0;
+  for (i64 at = begin; at < end; at += BLOCK) {
+    const int m = end - at < BLOCK ? (int)(end - at) : BLOCK;
+    real v0[BLOCK];
+    for (int i = 0; i < m; i++) {
+      const real x1 = w_1[at + i];
+      v0[i] = x1;
+    }
+    for (int i = m; i < BLOCK; i++) v0[i] = 0;
+    for (int i = 0; i < BLOCK; i += LANES)
+      for (int l = 0; l < LANES; l++) { const double v = v0[i + l]; a0[l] = a0[l] + v; }
+    if ((at + BLOCK - origin) % SUM_BLOCK == 0 || at + BLOCK >= end) {
+      for (int h = LANES / 2; h; h /= 2) for (int l = 0; l < h; l++) a0[l] = sum_tree_join(a0[l], a0[l + h]);
+      out[0 * T->blocks] = a0[0];
+      for (int l = 0; l < LANES; l++) a0[l] = 0.0;
+      out++;
+    }
+  }
+}
+static inline void part_0(const Table *T, i64 t, i64 origin, i64 begin, i64 end, double *out) {
+  const real *s = T->scalars + 0 * T->scalar_row[t]; (void)s; (void)out; (void)origin;
+  body_0_0(T, t, origin, begin, end, s, out);
+}
+void pass_0(const Table *T) {
+#pragma omp parallel for schedule(dynamic, 8) num_threads((int)T->threads) if(T->threads > 1)
+  for (i64 u = 0; u < T->units; u++) {
+    const i64 t = T->unit_tensor[u], n = T->row_size[t], blocks = (n + SUM_BLOCK - 1) / SUM_BLOCK;
+    for (i64 row = T->unit_begin[u]; row < T->unit_end[u]; row++) {
+      double *out = T->partials + T->block_base[t] + row * blocks;
+      part_0(T, t, row * n, row * n, row * n + n, out);
+      sum_tree tree_0 = {.top = 0, .count = 0};
+      for (i64 b = 0; b < blocks; b++) sum_tree_push(&tree_0, out[0 * T->blocks + b]);
+      T->sums[0 * T->rows + T->row_base[t] + row] = sum_tree_end(&tree_0);
+    }
+  }
+}
+static void body_1_0(const Table *T, i64 t, i64 origin, i64 begin, i64 end, const real *restrict s, double *out) {
+  (void)s; (void)out; (void)origin;
+  float *restrict w_4 = (float *)T->streams[4][t];
+  float *restrict w_0 = (float *)T->streams[0][t];
+  float *restrict w_2 = (float *)T->streams[2][t];
+  const float *restrict w_1 = (const float *)T->streams[1][t];
+  float *restrict w_3 = (float *)T->streams[3][t];
+  const real s2 = s[2];
+  const real s3 = s[3];
+  const real s4 = s[4];
+  const real s5 = s[5];
+  const real s6 = s[6];
+  const real s7 = s[7];
+  const real s8 = s[8];
+  const real s9 = s[9];
+  const real s10 = s[10];
+  for (i64 at = begin; at < end; at += BLOCK) {
+    const int m = end - at < BLOCK ? (int)(end - at) : BLOCK;
+    real r_0[BLOCK];
+    for (i64 i = 0, row = at / T->row_size[t]; i < m; row++) {
+      const real value = T->row_values[(T->row_base[t] + row) * 1 + 0];
+      const i64 stop = (row + 1) * T->row_size[t] - at;
+      for (; i < stop && i < m; i++) r_0[i] = value;
+    }
+    for (int i = 0; i < m; i++) {
+      const real x4 = w_4[at + i];
+      const real x0 = w_0[at + i];
+      const real x2 = w_2[at + i];
+      const real x1 = w_1[at + i];
+      const real x3 = w_3[at + i];
+      const real n0 = (x1 - r_0[i]);
+      const real n1 = ((s2 != 0) ? x2 : n0);
+      const real n2 = (n0 - x2);
+      const real n3 = (n2 * s3);
+      const real n4 = (n1 + n3);
+      const real n5 = (n4 * s4);
+      const real n6 = (n0 * n0);
+      const real n7 = ((s5 != 0) ? x3 : n6);
+      const real n8 = (n6 - x3);
+      const real n9 = (n8 * s6);
+      const real n10 = (n7 + n9);
+      const real n11 = R(sqrt)(n10);
+      const real n12 = (n11 + s7);
+      const real n13 = (n5 / n12);
+      const real n14 = (n13 * s8);
+      const real n15 = (x0 - n14);
+      const real n16 = ((s9 != 0) ? x4 : n15);
+      const real n17 = (n15 - x4);
+      const real n18 = (n17 * s10);
+      const real n19 = (n16 + n18);
+      w_4[at + i] = n19;
+      w_2[at + i] = n4;
+      w_3[at + i] = n10;
+      w_0[at + i] = n19;
+    }
+  }
+}
+static void body_1_1(const Table *T, i64 t, i64 origin, i64 begin, i64 end, const real *restrict s, double *out) {
+  (void)s; (void)out; (void)origin;
+  float *restrict w_4 = (float *)T->streams[4][t];
+  float *restrict w_0 = (float *)T->streams[0][t];
+  float *restrict w_2 = (float *)T->streams[2][t];
+  const float *restrict w_1 = (const float *)T->streams[1][t];
+  float *restrict w_3 = (float *)T->streams[3][t];
+  const real s2 = s[2];
+  const real s3 = s[3];
+  const real s5 = s[5];
+  const real s6 = s[6];
+  const real s8 = s[8];
+  const real s9 = s[9];
+  const real s10 = s[10];
+  const real s11 = s[11];
+  for (i64 at = begin; at < end; at += BLOCK) {
+    const int m = end - at < BLOCK ? (int)(end - at) : BLOCK;
+    real r_0[BLOCK];
+    for (i64 i = 0, row = at / T->row_size[t]; i < m; row++) {
+      const real value = T->row_values[(T->row_base[t] + row) * 1 + 0];
+      const i64 stop = (row + 1) * T->row_size[t] - at;
+      for (; i < stop && i < m; i++) r_0[i] = value;
+    }
+    for (int i = 0; i < m; i++) {
+      const real x4 = w_4[at + i];
+      const real x0 = w_0[at + i];
+      const real x2 = w_2[at + i];
+      const real x1 = w_1[at + i];
+      const real x3 = w_3[at + i];
+      const real n0 = (x1 - r_0[i]);
+      const real n1 = ((s2 != 0) ? x2 : n0);
+      const real n2 = (n0 - x2);
+      const real n3 = (n2 * s3);
+      const real n4 = (n1 + n3);
+      const real n5 = (n4 * s11);
+      const real n6 = (n5 * s8);
+      const real n7 = (x0 - n6);
+      const real n8 = ((s9 != 0) ? x4 : n7);
+      const real n9 = (n7 - x4);
+      const real n10 = (n9 * s10);
+      const real n11 = (n8 + n10);
+      const real n12 = (n0 * n0);
+      const real n13 = ((s5 != 0) ? x3 : n12);
+      const real n14 = (n12 - x3);
+      const real n15 = (n14 * s6);
+      const real n16 = (n13 + n15);
+      w_4[at + i] = n11;
+      w_2[at + i] = n4;
+      w_3[at + i] = n16;
+      w_0[at + i] = n11;
+    }
+  }
+}
+static void body_1_2(const Table *T, i64 t, i64 origin, i64 begin, i64 end, const real *restrict s, double *out) {
+  (void)s; (void)out; (void)origin;
+  float *restrict w_2 = (float *)T->streams[2][t];
+  const float *restrict w_1 = (const float *)T->streams[1][t];
+  float *restrict w_3 = (float *)T->streams[3][t];
+  float *restrict w_0 = (float *)T->streams[0][t];
+  const real s2 = s[2];
+  const real s3 = s[3];
+  const real s4 = s[4];
+  const real s5 = s[5];
+  const real s6 = s[6];
+  const real s7 = s[7];
+  const real s8 = s[8];
+  for (i64 at = begin; at < end; at += BLOCK) {
+    const int m = end - at < BLOCK ? (int)(end - at) : BLOCK;
+    real r_0[BLOCK];
+    for (i64 i = 0, row = at / T->row_size[t]; i < m; row++) {
+      const real value = T->row_values[(T->row_base[t] + row) * 1 + 0];
+      const i64 stop = (row + 1) * T->row_size[t] - at;
+      for (; i < stop && i < m; i++) r_0[i] = value;
+    }
+    for (int i = 0; i < m; i++) {
+      const real x2 = w_2[at + i];
+      const real x1 = w_1[at + i];
+      const real x3 = w_3[at + i];
+      const real x0 = w_0[at + i];
+      const real n0 = (x1 - r_0[i]);
+      const real n1 = ((s2 != 0) ? x2 : n0);
+      const real n2 = (n0 - x2);
+      const real n3 = (n2 * s3);
+      const real n4 = (n1 + n3);
+      const real n5 = (n0 * n0);
+      const real n6 = ((s5 != 0) ? x3 : n5);
+      const real n7 = (n5 - x3);
+      const real n8 = (n7 * s6);
+      const real n9 = (n6 + n8);
+      const real n10 = (n4 * s4);
+      const real n11 = R(sqrt)(n9);
+      const real n12 = (n11 + s7);
+      const real n13 = (n10 / n12);
+      const real n14 = (n13 * s8);
+      const real n15 = (x0 - n14);
+      w_2[at + i] = n4;
+      w_3[at + i] = n9;
+      w_0[at + i] = n15;
+    }
+  }
+}
+static void body_1_3(const Table *T, i64 t, i64 origin, i64 begin, i64 end, const real *restrict s, double *out) {
+  (void)s; (void)out; (void)origin;
+  float *restrict w_2 = (float *)T->streams[2][t];
+  const float *restrict w_1 = (const float *)T->streams[1][t];
+  float *restrict w_3 = (float *)T->streams[3][t];
+  float *restrict w_0 = (float *)T->streams[0][t];
+  const real s2 = s[2];
+  const real s3 = s[3];
+  const real s5 = s[5];
+  const real s6 = s[6];
+  const real s8 = s[8];
+  const real s11 = s[11];
+  for (i64 at = begin; at < end; at += BLOCK) {
+    const int m = end - at < BLOCK ? (int)(end - at) : BLOCK;
+    real r_0[BLOCK];
+    for (i64 i = 0, row = at / T->row_size[t]; i < m; row++) {
+      const real value = T->row_values[(T->row_base[t] + row) * 1 + 0];
+      const i64 stop = (row + 1) * T->row_size[t] - at;
+      for (; i < stop && i < m; i++) r_0[i] = value;
+    }
+    for (int i = 0; i < m; i++) {
+      const real x2 = w_2[at + i];
+      const real x1 = w_1[at + i];
+      const real x3 = w_3[at + i];
+      const real x0 = w_0[at + i];
+      const real n0 = (x1 - r_0[i]);
+      const real n1 = ((s2 != 0) ? x2 : n0);
+      const real n2 = (n0 - x2);
+      const real n3 = (n2 * s3);
+      const real n4 = (n1 + n3);
+      const real n5 = (n0 * n0);
+      const real n6 = ((s5 != 0) ? x3 : n5);
+      const real n7 = (n5 - x3);
+      const real n8 = (n7 * s6);
+      const real n9 = (n6 + n8);
+      const real n10 = (n4 * s11);
+      const real n11 = (n10 * s8);
+      const real n12 = (x0 - n11);
+      w_2[at + i] = n4;
+      w_3[at + i] = n9;
+      w_0[at + i] = n12;
+    }
+  }
+}
+static inline void part_1(const Table *T, i64 t, i64 origin, i64 begin, i64 end, double *out) {
+  const real *s = T->scalars + 12 * T->scalar_row[t]; (void)s; (void)out; (void)origin;
+  if (s[0] != 0) {
+    if (s[1] != 0) {
+      body_1_0(T, t, origin, begin, end, s, out);
+    } else {
+      body_1_1(T, t, origin, begin, end, s, out);
+    }
+  } else {
+    if (s[1] != 0) {
+      body_1_2(T, t, origin, begin, end, s, out);
+    } else {
+      body_1_3(T, t, origin, begin, end, s, out);
+    }
+  }
+}
+static inline void finish_1(const Table *T);
+void pass_1(const Table *T) {
+#pragma omp parallel for schedule(dynamic, 8) num_threads((int)T->threads) if(T->threads > 1)
+  for (i64 u = 0; u < T->units; u++) {
+    const i64 t = T->unit_tensor[u], begin = T->unit_begin[u];
+    part_1(T, t, 0, begin, T->unit_end[u], T->partials + T->block_base[t] + begin / SUM_BLOCK);
+  }
+  finish_1(T);
+}
+static inline void finish_1(const Table *T) {
+  (void)T;
+}
