@@ -1,12 +1,12 @@
-"""Every backend computes the lowered graph: C to the bit as eager does, foreach within an ulp of a square root."""
+"""Every backend computes the lowered graph: C to the bit as eager, foreach to an ulp of a square root."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from cases import BACKENDS, OPTIONS, RULES, assert_same_bits, everything, parameters, run
 
 import thalweg
+from cases import BACKENDS, OPTIONS, RULES, assert_same_bits, everything, parameters, run
 
 
 def make(

@@ -13,7 +13,9 @@ import torch
 
 import thalweg
 
-MODULES = [m.name for m in pkgutil.walk_packages(thalweg.__path__, "thalweg.") if "triton" not in m.name]
+MODULES = [
+    m.name for m in pkgutil.walk_packages(thalweg.__path__, "thalweg.") if "triton" not in m.name
+]
 ROOT = Path(__file__).parent.parent
 
 
@@ -23,7 +25,9 @@ def test_examples_in_docstrings_run(name: str) -> None:
     assert failed == 0
 
 
-@pytest.mark.parametrize("cls", [thalweg.Optimizer, *(getattr(thalweg.optim, n) for n in thalweg.optim.__all__)])
+@pytest.mark.parametrize(
+    "cls", [thalweg.Optimizer, *(getattr(thalweg.optim, n) for n in thalweg.optim.__all__)]
+)
 def test_every_optimizer_has_an_example_and_a_reference(cls: type) -> None:
     assert ">>>" in (cls.__doc__ or "")
     if cls is not thalweg.Optimizer:
@@ -45,7 +49,9 @@ def test_the_readmes_python_runs() -> None:
 
 
 def test_the_readme_sets_up_with_exactly_two_commands() -> None:
-    commands = [b.strip() for b in re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), re.S)]
+    commands = [
+        b.strip() for b in re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    ]
     assert len(commands) == 2
     assert all(c.startswith("python3 -m venv") and "\n" not in c for c in commands)
     assert "thalweg compare" in commands[0]

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from cases import BACKENDS, assert_same_bits, differing, everything, gradients, parameters, run
 
 import thalweg
+from cases import BACKENDS, assert_same_bits, differing, everything, gradients, parameters, run
 from thalweg import Hyper, Optimizer, Scalar, Slot, Switch, rule
 from thalweg.engine.backends import c_run, toolchain
 from thalweg.engine.backends.eager import block_sums
@@ -65,7 +65,9 @@ def test_the_text_holds_no_number_that_a_schedule_may_change() -> None:
     assert len(texts) == 1
 
 
-@pytest.mark.parametrize(("name", "packed"), [("adamw", "sqrt"), ("lion", "sub"), ("ranger", "sqrt")])
+@pytest.mark.parametrize(
+    ("name", "packed"), [("adamw", "sqrt"), ("lion", "sub"), ("ranger", "sqrt")]
+)
 def test_the_loops_are_vectorised(name: str, packed: str) -> None:
     (kind,) = kinds_of(GOLDEN[name]([torch.nn.Parameter(torch.ones(3, 3))]))
     text = toolchain.assembly(c_run.source_of(kind))
@@ -212,7 +214,12 @@ def test_scalars_live_across_steps_and_are_saved(backend: str) -> None:
 
 def test_slots_begin_as_declared() -> None:
     @rule(
-        slots=(Slot("a", init=2.0), Slot("b", init="param"), Slot("c", init="grad"), Slot("d", init="start")),
+        slots=(
+            Slot("a", init=2.0),
+            Slot("b", init="param"),
+            Slot("c", init="grad"),
+            Slot("d", init="start"),
+        ),
         hypers=(Hyper("start", 3.0),),
         name="test_inits",
     )
@@ -264,7 +271,9 @@ def test_importing_brings_nothing_beyond_torch() -> None:
         "import sys, torch; before = set(sys.modules); import thalweg; "
         "print(sorted({m.split('.')[0] for m in set(sys.modules) - before}))"
     )
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
     brought = set(eval(out)) - set(sys.stdlib_module_names)
     assert brought == {"thalweg"}
 
@@ -285,7 +294,9 @@ except RuntimeError as e:
     print(type(e).__name__, e)
 """
     env = {**os.environ, "THALWEG_CC": "/bin/false", "THALWEG_CACHE_DIR": str(tmp_path / "cache")}
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env).stdout
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env
+    ).stdout
     first, second = out.strip().splitlines()
     assert first.startswith("1 bucket 0: adam on foreach")
     assert "THALWEG_CC" in first

@@ -12,7 +12,9 @@ every_backend = pytest.mark.parametrize("backend", BACKENDS)
 
 def spoil_sparse(optimizer, params):
     grad = params[-2].grad
-    params[-2].grad = torch.sparse_coo_tensor([[0]], grad[:1].clone(), grad.shape)
+    params[-2].grad = torch.sparse_coo_tensor(
+        [[0]], grad[:1].clone(), grad.shape, check_invariants=True
+    )
 
     def mend():
         params[-2].grad = grad

@@ -62,18 +62,20 @@ typedef struct {
   void *const *streams[4];
 } Table;
 
-/* The neighbours' binary tree over partial results, without storing them: a carry chain. */
-typedef struct { double v[64]; int top; i64 count; } sum_tree;
+/* The neighbours' binary tree over partial results, as a chain of carries. */
 static inline double sum_tree_join(double a, double b) { return a + b; }
-static inline void sum_tree_push(sum_tree *t, double x) {
-  for (i64 k = t->count++; k & 1; k >>= 1) x = sum_tree_join(t->v[--t->top], x);
-  t->v[t->top++] = x;
-}
-static inline double sum_tree_end(sum_tree *t) {
-  if (!t->top) return 0.0;
-  double x = t->v[--t->top];
-  while (t->top) x = sum_tree_join(t->v[--t->top], x);
-  return x;
+static inline double sum_tree_of(const double *x, i64 n) {
+  double v[64];
+  int top = 0;
+  for (i64 i = 0; i < n; i++) {
+    double y = x[i];
+    for (i64 k = i; k & 1; k >>= 1) y = sum_tree_join(v[--top], y);
+    v[top++] = y;
+  }
+  if (!top) return 0.0;
+  double y = v[--top];
+  while (top) y = sum_tree_join(v[--top], y);
+  return y;
 }
 
 static void body_0_0(const Table *T, i64 t, i64 origin, i64 begin, i64 end, const real *restrict s, double *out) {
@@ -89,11 +91,15 @@ static void body_0_0(const Table *T, i64 t, i64 origin, i64 begin, i64 end, cons
       const real n0 = (x1 * x1);
       v0[i] = n0;
     }
-    for (int i = m; i < BLOCK; i++) v0[i] = 0;
+    for (int i = m; i < BLOCK; i++) v0[i] = 0.0;
     for (int i = 0; i < BLOCK; i += LANES)
-      for (int l = 0; l < LANES; l++) { const double v = v0[i + l]; a0[l] = a0[l] + v; }
+      for (int l = 0; l < LANES; l++) {
+        const double v = v0[i + l];
+        a0[l] = a0[l] + v;
+      }
     if ((at + BLOCK - origin) % SUM_BLOCK == 0 || at + BLOCK >= end) {
-      for (int h = LANES / 2; h; h /= 2) for (int l = 0; l < h; l++) a0[l] = sum_tree_join(a0[l], a0[l + h]);
+      for (int h = LANES / 2; h; h /= 2)
+        for (int l = 0; l < h; l++) a0[l] = sum_tree_join(a0[l], a0[l + h]);
       out[0 * T->blocks] = a0[0];
       for (int l = 0; l < LANES; l++) a0[l] = 0.0;
       out++;
@@ -104,15 +110,20 @@ static inline void part_0(const Table *T, i64 t, i64 origin, i64 begin, i64 end,
   const real *s = T->scalars + 0 * T->scalar_row[t]; (void)s; (void)out; (void)origin;
   body_0_0(T, t, origin, begin, end, s, out);
 }
-static inline void finish_0(const Table *T);
 void pass_0(const Table *T) {
 #pragma omp parallel for schedule(dynamic, 8) num_threads((int)T->threads) if(T->threads > 1)
   for (i64 u = 0; u < T->units; u++) {
     const i64 t = T->unit_tensor[u], begin = T->unit_begin[u];
-    part_0(T, t, 0, begin, T->unit_end[u], T->partials + T->block_base[t] + begin / SUM_BLOCK);
+    double *out = T->partials + T->block_base[t] + begin / SUM_BLOCK;
+    part_0(T, t, 0, begin, T->unit_end[u], out);
   }
-  finish_0(T);
+  for (i64 t = 0; t < T->tensors; t++) {
+    const double *part = T->partials + 0 * T->blocks + T->block_base[t];
+    const i64 blocks = (T->size[t] + SUM_BLOCK - 1) / SUM_BLOCK;
+    T->sums[0 * T->tensors + t] = sum_tree_of(part, blocks);
+  }
 }
+
 static void body_1_0(const Table *T, i64 t, i64 origin, i64 begin, i64 end, const real *restrict s, double *out) {
   (void)s; (void)out; (void)origin;
   float *restrict w_2 = (float *)T->streams[2][t];
@@ -162,25 +173,11 @@ static inline void part_1(const Table *T, i64 t, i64 origin, i64 begin, i64 end,
   const real *s = T->scalars + 9 * T->scalar_row[t]; (void)s; (void)out; (void)origin;
   body_1_0(T, t, origin, begin, end, s, out);
 }
-static inline void finish_1(const Table *T);
 void pass_1(const Table *T) {
 #pragma omp parallel for schedule(dynamic, 8) num_threads((int)T->threads) if(T->threads > 1)
   for (i64 u = 0; u < T->units; u++) {
     const i64 t = T->unit_tensor[u], begin = T->unit_begin[u];
-    part_1(T, t, 0, begin, T->unit_end[u], T->partials + T->block_base[t] + begin / SUM_BLOCK);
+    double *out = T->partials + T->block_base[t] + begin / SUM_BLOCK;
+    part_1(T, t, 0, begin, T->unit_end[u], out);
   }
-  finish_1(T);
-}
-static inline void finish_0(const Table *T) {
-  (void)T;
-  for (i64 t = 0; t < T->tensors; t++) {
-    sum_tree tree = {.top = 0, .count = 0};
-    const double *part = T->partials + 0 * T->blocks + T->block_base[t];
-    const i64 blocks = (T->size[t] + SUM_BLOCK - 1) / SUM_BLOCK;
-    for (i64 b = 0; b < blocks; b++) sum_tree_push(&tree, part[b]);
-    T->sums[0 * T->tensors + t] = sum_tree_end(&tree);
-  }
-}
-static inline void finish_1(const Table *T) {
-  (void)T;
 }

@@ -78,15 +78,11 @@ static inline void part_0(const Table *T, i64 t, i64 origin, i64 begin, i64 end,
   const real *s = T->scalars + 6 * T->scalar_row[t]; (void)s; (void)out; (void)origin;
   body_0_0(T, t, origin, begin, end, s, out);
 }
-static inline void finish_0(const Table *T);
 void pass_0(const Table *T) {
 #pragma omp parallel for schedule(dynamic, 8) num_threads((int)T->threads) if(T->threads > 1)
   for (i64 u = 0; u < T->units; u++) {
     const i64 t = T->unit_tensor[u], begin = T->unit_begin[u];
-    part_0(T, t, 0, begin, T->unit_end[u], T->partials + T->block_base[t] + begin / SUM_BLOCK);
+    double *out = T->partials + T->block_base[t] + begin / SUM_BLOCK;
+    part_0(T, t, 0, begin, T->unit_end[u], out);
   }
-  finish_0(T);
-}
-static inline void finish_0(const Table *T) {
-  (void)T;
 }

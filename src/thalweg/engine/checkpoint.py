@@ -1,4 +1,4 @@
-"""Checkpoints: torch's layout, with the rule and the options of the constructor and copies of every tensor."""
+"""Checkpoints: torch's layout, the constructor's rule and options, and copies of every tensor."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def check_groups(
             if mine != other:
                 raise CheckpointError(
                     f"the checkpoint's group {i} has {what} {_said(other)} and this optimizer {_said(mine)}"
-                    f"{_difference(mine, other)}: make the optimizer as it was when it was saved, or load with "
-                    "strict=False to keep this one's"
+                    f"{_difference(mine, other)}: make the optimizer as it was when it was saved, or "
+                    "load with strict=False to keep this one's"
                 )
 
 
@@ -59,7 +59,7 @@ def _difference(mine: Any, other: Any) -> str:
 
 
 def merged_group(own: Group, saved: Mapping[str, Any]) -> dict[str, Any]:
-    """A saved group as this optimizer takes it: its numbers, and the constructor's rule, options and storage."""
+    """A saved group as this optimizer takes it: its numbers, the constructor's rule, options, storage."""
     options = tuple(own["options"])
     foreign = [o for o in saved.get("options", ()) if o not in options]
     kept = {

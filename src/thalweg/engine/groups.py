@@ -134,7 +134,7 @@ def graph_of(resolved: Resolved, setting: Setting) -> tuple[Graph, tuple[Program
 def wanted_slots(
     resolved: Resolved, setting: Setting, group: Group, p: Tensor
 ) -> dict[str, tuple[Slot, torch.dtype, float | str]]:
-    """The slots that a parameter has, by key: what was declared, the dtype to store it in, its initial value."""
+    """A parameter's slots by key: what was declared, the dtype to store it in, its initial value."""
     chosen = group.get("state_dtype")
     stored = p.dtype if chosen is None or p.is_complex() else getattr(torch, chosen)
     wanted = {}

@@ -44,7 +44,7 @@ class Folder(Builder):
         return self._scaled(a, b)
 
     def _scaled(self, x: Node, s: Node) -> Node:
-        """X times the scalar s, with the scalar factors of x gathered: (y*r)*s = y*(r*s), (y*r/z)*s = y*(r*s)/z."""
+        """X times the scalar s, scalar factors gathered: (y*r)*s = y*(r*s), (y*r/z)*s = y*(r*s)/z."""
         if x.op == "mul" and x.args[1].is_scalar:
             return self.make("mul", x.args[0], self.make("mul", x.args[1], s))
         if x.op == "div" and x.args[0].op == "mul" and x.args[0].args[1].is_scalar:

@@ -123,12 +123,19 @@ _ROWS = (
     Op("neg", 1, torch.neg, lambda a: -a, "(-{0})", "({0} * -1.0)", "_foreach_neg"),
     Op("abs", 1, torch.abs, abs, "R(fabs)({0})", "tl.abs({0})", "_foreach_abs"),
     Op("sqrt", 1, _sqrt, _quiet(math.sqrt, math.nan, math.nan), "R(sqrt)({0})", "root({0})", "_foreach_sqrt"),
-    Op("exp", 1, torch.exp, _quiet(math.exp, math.inf, math.nan), "R(exp)({0})", "tl.exp({0}.to(tl.float64)).to({0}.dtype)", "_foreach_exp", ulps=2),
-    Op("log", 1, torch.log, _quiet(math.log, -math.inf, math.nan), "R(log)({0})", "tl.log({0}.to(tl.float64)).to({0}.dtype)", "_foreach_log", ulps=2),
+    Op(
+        "exp", 1, torch.exp, _quiet(math.exp, math.inf, math.nan),
+        "R(exp)({0})", "tl.exp({0}.to(tl.float64)).to({0}.dtype)", "_foreach_exp", ulps=2,
+    ),
+    Op(
+        "log", 1, torch.log, _quiet(math.log, -math.inf, math.nan),
+        "R(log)({0})", "tl.log({0}.to(tl.float64)).to({0}.dtype)", "_foreach_log", ulps=2,
+    ),
     Op("floor", 1, torch.floor, _scalar_floor, "R(floor)({0})", "tl.floor({0})", "_foreach_floor"),
     Op(
         "sign", 1, torch.sign, lambda a: float((a > 0) - (a < 0)),
-        "(real)(({0} > 0) - ({0} < 0))", "tl.where({0} > 0, 1.0, tl.where({0} < 0, -1.0, 0.0)).to({0}.dtype)", "_foreach_sign",
+        "(real)(({0} > 0) - ({0} < 0))",
+        "tl.where({0} > 0, 1.0, tl.where({0} < 0, -1.0, 0.0)).to({0}.dtype)", "_foreach_sign",
     ),
     Op(
         "maximum", 2, _maximum, _scalar_maximum,
@@ -146,8 +153,8 @@ _ROWS = (
     Op("ge", 2, torch.ge, lambda a, b: a >= b, "({0} >= {1})", "({0} >= {1})", boolean=True),
     Op("eq", 2, torch.eq, lambda a, b: a == b, "({0} == {1})", "({0} == {1})", boolean=True),
     Op("ne", 2, torch.ne, lambda a, b: a != b, "({0} != {1})", "({0} != {1})", boolean=True),
-    Op("and", 2, torch.logical_and, lambda a, b: bool(a) and bool(b), "({0} & {1})", "({0} & {1})", boolean=True),
-    Op("or", 2, torch.logical_or, lambda a, b: bool(a) or bool(b), "({0} | {1})", "({0} | {1})", boolean=True),
+    Op("and", 2, torch.logical_and, lambda a, b: bool(a and b), "({0} & {1})", "({0} & {1})", boolean=True),
+    Op("or", 2, torch.logical_or, lambda a, b: bool(a or b), "({0} | {1})", "({0} | {1})", boolean=True),
     Op("not", 1, torch.logical_not, lambda a: not a, "(!{0})", "({0} == 0)", boolean=True),
     Op(
         "isfinite", 1, torch.isfinite, lambda a: math.isfinite(a),

@@ -57,7 +57,7 @@ class Optimizer(torch.optim.Optimizer):
     Example:
         >>> import torch, thalweg
         >>> from thalweg.ops import lerp, sign
-        >>> @thalweg.rule(slots=(thalweg.Slot("exp_avg"),), hypers=(thalweg.Hyper("beta", 0.9, low=0.0, high=1.0),))
+        >>> @thalweg.rule(slots=(thalweg.Slot("exp_avg"),), hypers=(thalweg.Hyper("beta", 0.9),))
         ... def signum(g, exp_avg, *, beta):
         ...     exp_avg = lerp(exp_avg, g, 1 - beta)
         ...     return sign(exp_avg), exp_avg
@@ -84,10 +84,19 @@ class Optimizer(torch.optim.Optimizer):
         return super().__new__(cls)
 
     def __init__(
-        self, params: ParamsT, lr: float | Tensor = 1e-3, *, rule: Rule | str, options: Sequence[Option] = (),
-        foreach: bool | None = None, maximize: bool = False, capturable: bool = False,
-        differentiable: bool = False, fused: bool | None = None, **hypers: Any,
-    ) -> None:  # fmt: skip
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1e-3,
+        *,
+        rule: Rule | str,
+        options: Sequence[Option] = (),
+        foreach: bool | None = None,
+        maximize: bool = False,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        **hypers: Any,
+    ) -> None:
         rule = as_rule(rule)
         chosen = check_options(options)
         defaults: dict[str, Any] = {"lr": lr}
@@ -229,7 +238,8 @@ class Optimizer(torch.optim.Optimizer):
         """The state and the groups, as torch lays them out; plain values and tensors only."""
         if self._averaging:
             raise StepError(
-                "state_dict() inside averaged(): it would save the averages as weights; leave the with block first"
+                "state_dict() inside averaged(): it would save the averages as weights; "
+                "leave the with block first"
             )
         return super().state_dict()
 

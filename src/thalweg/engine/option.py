@@ -1,4 +1,4 @@
-"""Options: parts that plug in around any rule, each at a station; the order is the table's, not the user's."""
+"""Options: parts that plug in around any rule, at stations, in the table's order and not the user's."""
 
 from __future__ import annotations
 
@@ -131,9 +131,18 @@ def option(
 
     def declare(function: Callable[..., Any]) -> OptionSpec:
         spec = OptionSpec(
-            name or function.__name__, slots, scalars, hypers, switches, paper,
-            excludes=excludes, scope=scope, averages=averages, builtin=builtin, at_construction=at_construction,
-        )  # fmt: skip
+            name or function.__name__,
+            slots,
+            scalars,
+            hypers,
+            switches,
+            paper,
+            excludes=excludes,
+            scope=scope,
+            averages=averages,
+            builtin=builtin,
+            at_construction=at_construction,
+        )
         spec._check_names()
         if station is not None:
             spec.at(station, rank=rank)(function)
@@ -171,7 +180,8 @@ class Option:
                 complaint = declared.complaint(value)
                 if complaint:
                     raise ArgumentError(
-                        f"{complaint}. {type(self).__name__} needs {declared.range}; typical: {declared.default:g}."
+                        f"{complaint}. {type(self).__name__} needs {declared.range}; "
+                        f"typical: {declared.default:g}."
                     )
                 found[declared.place(self.spec.name)[0]] = value
             else:
@@ -210,7 +220,8 @@ def check_options(options: Iterable[Any]) -> tuple[Option, ...]:
         for other in o.spec.excludes:
             if other in names:
                 raise ArgumentError(
-                    f"options {type(o).__name__} and {PUBLIC[other].__name__} exclude each other; leave one out"
+                    f"options {type(o).__name__} and {PUBLIC[other].__name__} exclude each other; "
+                    "leave one out"
                 )
     return chosen
 

@@ -5,9 +5,10 @@ A run publishes the new state, computes scalars, launches passes, and writes sca
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -41,6 +42,7 @@ class BucketRun:
         self.row_of: list[int] = []
         self.rows: list[Row] = []
         self.expected: Tensor | None = None
+        self.position = 0
         graph = self.kind.graph
         self.written = {n: x for n, x in graph.outputs.items() if n not in graph.streams}
         wanted = [[*p.columns, *p.row_columns] for p in self.kind.programs] + [
@@ -70,6 +72,7 @@ class BucketRun:
 
     def ready(self, groups: Sequence[Group]) -> None:
         """Read every number of the groups and compute every host scalar: what can fail, before any write."""
+        self.position = 0
         self._number_rows()
         by_row = [self.scalars(_reader(groups[row.group], row)) for row in self.rows]
         self.host = (
@@ -97,16 +100,18 @@ class BucketRun:
         device = self.device[index](self.known, lambda: self.bucket.row_tensor)
         return Numbers(self.row_of, self.host, device)
 
-    def run(self, index: int) -> list[tuple[Node, Tensor]]:
-        """Run a pass; keep what it reduced, and return what must be joined over all tensors."""
-        sums = self.bound.run(index, self._numbers(index))
-        joined = []
-        for node, x in zip(self.kind.programs[index].reductions, sums, strict=True):
-            if node.attr[0] == "all":
-                joined.append((node, x))
-            else:
-                self.known[node] = x
-        return joined
+    def advance(self) -> list[tuple[Node, Tensor]]:
+        """Run passes until one adds up a share of a sum over all tensors, and return the shares."""
+        shares: list[tuple[Node, Tensor]] = []
+        while not shares and self.position < len(self.kind.programs):
+            index, self.position = self.position, self.position + 1
+            sums = self.bound.run(index, self._numbers(index))
+            for node, x in zip(self.kind.programs[index].reductions, sums, strict=True):
+                if node.attr[0] == "all":
+                    shares.append((node, x))
+                else:
+                    self.known[node] = x
+        return shares
 
     def finish(self) -> None:
         """Write the scalars; tell autograd what was written."""
@@ -171,6 +176,10 @@ def _reader(group: Group, row: Row) -> Callable[[tuple[str, str]], float]:
     return read
 
 
+Share: TypeAlias = tuple[BucketRun, Node, Tensor]
+"""A bucket's results, per tensor, of a reduction over all tensors."""
+
+
 class Plan:
     """Everything that a step needs, as long as nothing it was built from changes."""
 
@@ -180,7 +189,14 @@ class Plan:
         total = sum(sum(r.bucket.numel) for r in runs)
         for r in runs:
             r.total = total
-        self.passes = max((len(r.kind.programs) for r in runs), default=0)
+        self.shares = Counter(
+            node.attr[1]
+            for r in runs
+            for program in r.kind.programs
+            for node in program.reductions
+            if node.attr[0] == "all"
+        )
+        """How many buckets have a share in each sum over all tensors."""
 
     def fits(self, groups: Sequence[Group], state: Mapping[Tensor, Any]) -> bool:
         """Check everything, and take this step's gradients if it still fits."""
@@ -211,24 +227,32 @@ class Plan:
             r.ready(groups)
 
     def run(self) -> None:
-        """Take the step."""
-        for index in range(self.passes):
-            due = [r for r in self.runs if index < len(r.kind.programs)]
-            self._join([(r, *found) for r in due for found in r.run(index)])
+        """Take the step.
+
+        A bucket runs pass after pass; one that has added up its share of a sum over all tensors waits
+        until every bucket has: buckets reach the same sum in passes of different numbers.
+        """
+        shares: dict[str, list[Share]] = {}
+        movers = self.runs
+        while movers:
+            for r in movers:
+                for node, x in r.advance():
+                    shares.setdefault(node.attr[1], []).append((r, node, x))
+            whole = [tag for tag, found in shares.items() if len(found) == self.shares[tag]]
+            joined = dict.fromkeys(r for tag in whole for r in _join(shares.pop(tag)))
+            waiting = {r for found in shares.values() for r, _, _ in found}
+            movers = [r for r in joined if r not in waiting]
         for r in self.runs:
             r.finish()
             r.bucket.grads.clear()  # gradients are not ours to keep alive
 
-    def _join(self, parts: list[tuple[BucketRun, Node, Tensor]]) -> None:
-        """Reductions over all tensors: per-tensor results of every bucket, in the order of the parameters."""
-        tags = dict.fromkeys(node.attr[1] for _, node, _ in parts)
-        for tag in tags:
-            mine = [(r, node, x) for r, node, x in parts if node.attr[1] == tag]
-            home = mine[0][2].device
-            every = torch.cat([x.to(home) for _, _, x in mine])
-            order = [i for r, _, _ in mine for i in r.bucket.order]
-            total = tree_sum(
-                every[torch.tensor(order, device=home).argsort()], mine[0][1].op
-            ).reshape(1)
-            for r, node, x in mine:
-                r.known[node] = total.to(x.device)
+
+def _join(shares: list[Share]) -> list[BucketRun]:
+    """Add up per-tensor results of every bucket, in the order of the parameters; return the buckets."""
+    home = shares[0][2].device
+    every = torch.cat([x.to(home) for _, _, x in shares])
+    order = torch.tensor([i for r, _, _ in shares for i in r.bucket.order], device=home)
+    total = tree_sum(every[order.argsort()], shares[0][1].op).reshape(1)
+    for r, node, x in shares:
+        r.known[node] = total.to(x.device)
+    return [r for r, _, _ in shares]

@@ -188,9 +188,18 @@ class Preparation:
             except BackendError as e:
                 raise BackendError(f"{e} ({where})") from None
             kind = Kind(
-                family.resolved.rule, family.resolved.specs, family.setting, family.graph, family.programs,
-                codecs, p.dtype, p.device, layout, module.name, reason,
-            )  # fmt: skip
+                family.resolved.rule,
+                family.resolved.specs,
+                family.setting,
+                family.graph,
+                family.programs,
+                codecs,
+                p.dtype,
+                p.device,
+                layout,
+                module.name,
+                reason,
+            )
             self.kinds[key] = kind, module
         return self.kinds[key]
 

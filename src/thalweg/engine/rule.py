@@ -206,8 +206,8 @@ def read_signature(
     wanted = [s.name for s in slots]
     if len(positional) < leading or positional[leading:] != wanted:
         raise DeclarationError(
-            f"{owner.name}({', '.join(positional)}): the positional arguments are {leading} tensor(s), then the "
-            f"declared slots in order: {wanted or 'none'}; numbers come after a *"
+            f"{owner.name}({', '.join(positional)}): the positional arguments are {leading} tensor(s), "
+            f"then the declared slots in order: {wanted or 'none'}; numbers come after a *"
         )
     numbers = set(owner.names()) - {s.name for s in slots}
     unknown = [k for k in keywords if k not in numbers and k not in ENGINE_NAMES and k not in extra]
@@ -332,7 +332,8 @@ def rule(
         old = RULES.get(new.name)
         if old is not None and old.function.__module__ != function.__module__:
             raise DeclarationError(
-                f"a rule named {new.name!r} exists already, in {old.function.__module__}; pass name= to call yours otherwise"
+                f"a rule named {new.name!r} exists already, in {old.function.__module__}; "
+                "pass name= to call yours otherwise"
             )
         RULES[new.name] = new
         return new

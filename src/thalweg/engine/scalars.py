@@ -1,4 +1,4 @@
-"""The scalar lane: what depends on no element, in float64 with IEEE results, one interpreter for all backends.
+"""The scalar lane: what depends on no element, in IEEE float64, one interpreter for all backends.
 
 Host scalars (hyper-parameters, step counts, what follows from them) are Python floats, computed once per
 row of a table: a row per distinct (group, step count, first). Scalars that depend on a reduction, or on a
@@ -104,7 +104,7 @@ def _vector_op(op: str, args: list[Tensor]) -> Tensor:
 
 
 def tree_sum(x: Tensor, op: str = "sum") -> Tensor:
-    """Fold the last dimension as a binary tree of neighbours: the one order of sums over blocks and tensors."""
+    """Fold the last dimension as a binary tree of neighbours: the order over blocks and over tensors."""
     fill = 0.0 if op == "sum" else float("-inf")
     while x.shape[-1] > 1:
         if x.shape[-1] % 2:

@@ -58,9 +58,13 @@ class ParameterState:
 
 
 def slots_of(
-    p: Tensor, grad: Tensor, old: Mapping[str, Any], wanted: Mapping[str, tuple[Slot, torch.dtype, float | str]],
-    own: Sequence[str], where: str,
-) -> ParameterState:  # fmt: skip
+    p: Tensor,
+    grad: Tensor,
+    old: Mapping[str, Any],
+    wanted: Mapping[str, tuple[Slot, torch.dtype, float | str]],
+    own: Sequence[str],
+    where: str,
+) -> ParameterState:
     """The slots of a parameter: those that are there, laid out as the parameter is, and new ones.
 
     Args:
@@ -68,7 +72,7 @@ def slots_of(
         grad: Its gradient, dense.
         old: `optimizer.state[p]`, or nothing.
         wanted: By key: the slot, the dtype to store a new one in, and its initial value.
-        own: Keys of the rule's own slots (and "step" where there are none): without any of them, state is new.
+        own: Keys of the rule's own slots ("step" where there are none): without any of them, state is new.
         where: The parameter's name, for messages.
 
     Raises:
@@ -99,13 +103,14 @@ def _check(there: Any, p: Tensor, key: str, where: str) -> None:
     if not isinstance(there, Tensor) or there.shape != p.shape:
         got = f"shape {tuple(there.shape)}" if isinstance(there, Tensor) else repr(there)
         raise StepError(
-            f"state {key!r} of {where} has {got}, and the parameter has shape {tuple(p.shape)}: the parameter was "
+            f"state {key!r} of {where} has {got}, and the parameter has shape {tuple(p.shape)}: it was "
             "replaced by one of another shape; remove its entry from optimizer.state or make a new optimizer"
         )
     if there.device != p.device:
         raise StepError(
-            f"state {key!r} of {where} is on {there.device} and the parameter on {p.device}: the model was moved after "
-            "the first step; move it before, or load optimizer.state_dict() into an optimizer made afterwards"
+            f"state {key!r} of {where} is on {there.device} and the parameter on {p.device}: the model was "
+            "moved after the first step; move it before, or load optimizer.state_dict() into an "
+            "optimizer made afterwards"
         )
 
 

@@ -40,7 +40,8 @@ class Kind:
         codecs: Storage by stream: "param", "grad", then slots.
         parameter: The parameters' dtype.
         device: Where everything lies.
-        layout: "dense" (one flat buffer), "strided" (anything else), "rows" (sparse gradients), "differentiable".
+        layout: "dense" (one flat buffer), "strided" (anything else), "rows" (of sparse gradients) or
+            "differentiable".
         backend: Name of the backend, and why it is that one.
         reason: For explain().
     """

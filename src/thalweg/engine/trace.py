@@ -87,17 +87,20 @@ class Tracer:
         if isinstance(x, Value):
             if x.tracer is not self:
                 raise TraceError(
-                    f"{self.owner}: a value of an earlier trace is used again; a rule keeps nothing between calls"
+                    f"{self.owner}: a value of an earlier trace is used again; "
+                    "a rule keeps nothing between calls"
                 )
             return x.node
         if isinstance(x, (bool, int, float)):
             return self.builder.const(x)
         if isinstance(x, torch.Tensor):
             raise TraceError(
-                f"{self.owner}: a tensor from outside meets a traced value in {op}; declare it as a Slot or a Hyper"
+                f"{self.owner}: a tensor from outside meets a traced value in {op}; "
+                "declare it as a Slot or a Hyper"
             )
         raise TraceError(
-            f"{self.owner}: {op} got {x!r} ({type(x).__name__}); values and numbers are what a rule computes with"
+            f"{self.owner}: {op} got {x!r} ({type(x).__name__}); "
+            "values and numbers are what a rule computes with"
         )
 
     def _check(self, op: str, nodes: list[Node]) -> None:
@@ -258,9 +261,16 @@ class Weaver:
         )
 
     def _call(
-        self, owner: Declared, function: Callable[..., Any], asks: frozenset[str], label: str,
-        leading: tuple[Value, ...], slots: list[str], scalars: tuple[str, ...], **values: Any,
-    ) -> tuple[Value, dict[str, Value]]:  # fmt: skip
+        self,
+        owner: Declared,
+        function: Callable[..., Any],
+        asks: frozenset[str],
+        label: str,
+        leading: tuple[Value, ...],
+        slots: list[str],
+        scalars: tuple[str, ...],
+        **values: Any,
+    ) -> tuple[Value, dict[str, Value]]:
         """Call one function with what it asks for; sort what it returns by the state's keys."""
         active = active_slots(owner, label, self.tracer.setting.switches)
         keys = [f"{label}_{s}" if label else s for s in slots]
@@ -286,7 +296,8 @@ class Weaver:
         ):
             if (key in keys and key not in active) != (value is None):
                 raise DeclarationError(
-                    f"{owner.name}: slot {key!r} is {'off' if value is not None else 'on'} here, and the rule returns {value!r} for it"
+                    f"{owner.name}: slot {key!r} is {'off' if value is not None else 'on'} here, "
+                    f"and the rule returns {value!r} for it"
                 )
             if value is not None:
                 moved[key] = self._value(owner, key, value)
@@ -297,7 +308,8 @@ class Weaver:
             value = Value(self.tracer, self.tracer.builder.const(value))
         if not isinstance(value, Value):
             raise DeclarationError(
-                f"{owner.name} returns {value!r} for {what}; it must return what it computed from its arguments"
+                f"{owner.name} returns {value!r} for {what}; "
+                "it must return what it computed from its arguments"
             )
         return value
 

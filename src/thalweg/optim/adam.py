@@ -30,13 +30,22 @@ EPS = Hyper("eps", 1e-8, low=0.0, says="Invalid epsilon value")
     scalars=(Scalar("step"),),
     hypers=(*BETAS, EPS),
     switches=(Switch("amsgrad"),),
-    paper="Kingma and Ba 2014, arXiv:1412.6980, Algorithm 1; Reddi, Kale, Kumar 2018, arXiv:1904.09237, Algorithm 2",
+    paper="Kingma and Ba 2014, arXiv:1412.6980, Algorithm 1; Reddi et al. 2018, arXiv:1904.09237",
     refuses_sparse="Adam does not support sparse gradients, please consider SparseAdam instead",
     decay="l2",
 )
 def adam(
-    g: Any, exp_avg: Any, exp_avg_sq: Any, max_exp_avg_sq: Any, *, beta1: Any, beta2: Any, eps: Any, amsgrad: bool, t: Any
-) -> Any:  # fmt: skip
+    g: Any,
+    exp_avg: Any,
+    exp_avg_sq: Any,
+    max_exp_avg_sq: Any,
+    *,
+    beta1: Any,
+    beta2: Any,
+    eps: Any,
+    amsgrad: bool,
+    t: Any,
+) -> Any:
     """Gradient mean over the root of its mean square."""
     exp_avg = lerp(exp_avg, g, 1.0 - beta1)
     exp_avg_sq = lerp(exp_avg_sq, g * g, 1.0 - beta2)
@@ -101,17 +110,39 @@ class Adam(Optimizer):
     """
 
     def __init__(
-        self, params: ParamsT, lr: float | Tensor = 1e-3, betas: tuple[float | Tensor, float | Tensor] = (0.9, 0.999),
-        eps: float = 1e-8, weight_decay: float = 0, amsgrad: bool = False, *, foreach: bool | None = None,
-        maximize: bool = False, capturable: bool = False, differentiable: bool = False,
-        fused: bool | None = None, decoupled_weight_decay: bool = False, options: Sequence[Option] = (),
-    ) -> None:  # fmt: skip
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float | Tensor, float | Tensor] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0,
+        amsgrad: bool = False,
+        *,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        decoupled_weight_decay: bool = False,
+        options: Sequence[Option] = (),
+    ) -> None:
         _check_tensors(lr, betas, lists_on_host=bool(foreach) and not capturable)
         super().__init__(
-            params, lr, rule=adam, options=options, betas=betas, eps=eps, weight_decay=weight_decay,
-            amsgrad=amsgrad, maximize=maximize, foreach=foreach, capturable=capturable,
-            differentiable=differentiable, fused=fused, decoupled_weight_decay=decoupled_weight_decay,
-        )  # fmt: skip
+            params,
+            lr,
+            rule=adam,
+            options=options,
+            betas=betas,
+            eps=eps,
+            weight_decay=weight_decay,
+            amsgrad=amsgrad,
+            maximize=maximize,
+            foreach=foreach,
+            capturable=capturable,
+            differentiable=differentiable,
+            fused=fused,
+            decoupled_weight_decay=decoupled_weight_decay,
+        )
 
 
 class AdamW(Adam):
@@ -150,15 +181,36 @@ class AdamW(Adam):
     """
 
     def __init__(
-        self, params: ParamsT, lr: float | Tensor = 1e-3, betas: tuple[float | Tensor, float | Tensor] = (0.9, 0.999),
-        eps: float = 1e-8, weight_decay: float = 1e-2, amsgrad: bool = False, *, maximize: bool = False,
-        foreach: bool | None = None, capturable: bool = False, differentiable: bool = False,
-        fused: bool | None = None, options: Sequence[Option] = (),
-    ) -> None:  # fmt: skip
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float | Tensor, float | Tensor] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+        amsgrad: bool = False,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        options: Sequence[Option] = (),
+    ) -> None:
         super().__init__(
-            params, lr, betas, eps, weight_decay, amsgrad, foreach=foreach, maximize=maximize, capturable=capturable,
-            differentiable=differentiable, fused=fused, decoupled_weight_decay=True, options=options,
-        )  # fmt: skip
+            params,
+            lr,
+            betas,
+            eps,
+            weight_decay,
+            amsgrad,
+            foreach=foreach,
+            maximize=maximize,
+            capturable=capturable,
+            differentiable=differentiable,
+            fused=fused,
+            decoupled_weight_decay=True,
+            options=options,
+        )
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """As torch: whatever a checkpoint of Adam's says, AdamW decays as AdamW."""

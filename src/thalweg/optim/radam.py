@@ -25,8 +25,16 @@ from thalweg.options import Centralize, Decay, Lookahead
     decay="l2",
 )
 def radam(
-    g: Any, exp_avg: Any, exp_avg_sq: Any, *, beta1: Any, beta2: Any, eps: Any, n_sma_threshold: Any, t: Any
-) -> Any:  # fmt: skip
+    g: Any,
+    exp_avg: Any,
+    exp_avg_sq: Any,
+    *,
+    beta1: Any,
+    beta2: Any,
+    eps: Any,
+    n_sma_threshold: Any,
+    t: Any,
+) -> Any:
     """Adam once the mean square is trusted; until then the mean alone."""
     exp_avg = lerp(exp_avg, g, 1.0 - beta1)
     exp_avg_sq = lerp(exp_avg_sq, g * g, 1.0 - beta2)
@@ -45,7 +53,8 @@ class RAdam(Optimizer):
 
     Formula:
         r = 2 / (1 - beta2) - 1;  r_t = r - 2 t beta2^t / (1 - beta2^t)
-        r_t > 5: p = p - lr * m_hat * sqrt((r_t - 4)(r_t - 2) r (1 - beta2^t) / ((r - 4)(r - 2) r_t)) / (sqrt(v) + eps)
+        c = (r_t - 4)(r_t - 2) r / ((r - 4)(r - 2) r_t)
+        r_t > 5: p = p - lr * m_hat * sqrt(c (1 - beta2^t)) / (sqrt(v) + eps)
         else:    p = p - lr * m_hat
 
     Args:
@@ -79,16 +88,36 @@ class RAdam(Optimizer):
     """
 
     def __init__(
-        self, params: ParamsT, lr: float | Tensor = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
-        weight_decay: float = 0, decoupled_weight_decay: bool = False, *, foreach: bool | None = None,
-        maximize: bool = False, capturable: bool = False, differentiable: bool = False,
-        fused: bool | None = None, options: Sequence[Option] = (),
-    ) -> None:  # fmt: skip
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0,
+        decoupled_weight_decay: bool = False,
+        *,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        options: Sequence[Option] = (),
+    ) -> None:
         super().__init__(
-            params, lr, rule=radam, options=options, betas=betas, eps=eps, weight_decay=weight_decay,
-            maximize=maximize, foreach=foreach, capturable=capturable, differentiable=differentiable,
-            fused=fused, decoupled_weight_decay=decoupled_weight_decay,
-        )  # fmt: skip
+            params,
+            lr,
+            rule=radam,
+            options=options,
+            betas=betas,
+            eps=eps,
+            weight_decay=weight_decay,
+            maximize=maximize,
+            foreach=foreach,
+            capturable=capturable,
+            differentiable=differentiable,
+            fused=fused,
+            decoupled_weight_decay=decoupled_weight_decay,
+        )
 
 
 class Ranger(Optimizer):
@@ -129,15 +158,38 @@ class Ranger(Optimizer):
     """
 
     def __init__(
-        self, params: ParamsT, lr: float | Tensor = 1e-3, alpha: float = 0.5, k: int = 6, n_sma_threshold: float = 5,
-        betas: tuple[float, float] = (0.95, 0.999), eps: float = 1e-5, weight_decay: float = 0.0, *,
-        foreach: bool | None = None, maximize: bool = False, capturable: bool = False,
-        differentiable: bool = False, fused: bool | None = None, options: Sequence[Option] = (),
-    ) -> None:  # fmt: skip
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1e-3,
+        alpha: float = 0.5,
+        k: int = 6,
+        n_sma_threshold: float = 5,
+        betas: tuple[float, float] = (0.95, 0.999),
+        eps: float = 1e-5,
+        weight_decay: float = 0.0,
+        *,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        options: Sequence[Option] = (),
+    ) -> None:
+        given = {type(o) for o in options}
         parts = [Centralize(), Decay("decoupled"), Lookahead(k, alpha)]
-        chosen = {type(o) for o in options}
+        chosen = [*options, *(part for part in parts if type(part) not in given)]
         super().__init__(
-            params, lr, rule=radam, options=[*options, *(o for o in parts if type(o) not in chosen)], betas=betas,
-            eps=eps, weight_decay=weight_decay, n_sma_threshold=n_sma_threshold, maximize=maximize,
-            foreach=foreach, capturable=capturable, differentiable=differentiable, fused=fused,
-        )  # fmt: skip
+            params,
+            lr,
+            rule=radam,
+            options=chosen,
+            betas=betas,
+            eps=eps,
+            weight_decay=weight_decay,
+            n_sma_threshold=n_sma_threshold,
+            maximize=maximize,
+            foreach=foreach,
+            capturable=capturable,
+            differentiable=differentiable,
+            fused=fused,
+        )

@@ -30,8 +30,15 @@ def _nesterov_needs_momentum(group: Mapping[str, Any]) -> str | None:
     check=_nesterov_needs_momentum,
 )
 def sgd(
-    g: Any, momentum_buffer: Any, *, momentum: Any, dampening: Any, nesterov: bool, has_momentum: bool, first: Any
-) -> Any:  # fmt: skip
+    g: Any,
+    momentum_buffer: Any,
+    *,
+    momentum: Any,
+    dampening: Any,
+    nesterov: bool,
+    has_momentum: bool,
+    first: Any,
+) -> Any:
     """The gradient, or a decaying sum of gradients that begins as the first one."""
     if not has_momentum:
         return g, None
@@ -78,13 +85,31 @@ class SGD(Optimizer):
     """
 
     def __init__(
-        self, params: ParamsT, lr: float | Tensor = 1e-3, momentum: float = 0, dampening: float = 0,
-        weight_decay: float | Tensor = 0, nesterov: bool = False, *, maximize: bool = False,
-        foreach: bool | None = None, differentiable: bool = False, fused: bool | None = None,
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1e-3,
+        momentum: float = 0,
+        dampening: float = 0,
+        weight_decay: float | Tensor = 0,
+        nesterov: bool = False,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        differentiable: bool = False,
+        fused: bool | None = None,
         options: Sequence[Option] = (),
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__(
-            params, lr, rule=sgd, options=options, momentum=momentum, dampening=dampening,
-            weight_decay=weight_decay, nesterov=nesterov, maximize=maximize, foreach=foreach,
-            differentiable=differentiable, fused=fused,
-        )  # fmt: skip
+            params,
+            lr,
+            rule=sgd,
+            options=options,
+            momentum=momentum,
+            dampening=dampening,
+            weight_decay=weight_decay,
+            nesterov=nesterov,
+            maximize=maximize,
+            foreach=foreach,
+            differentiable=differentiable,
+            fused=fused,
+        )

@@ -31,8 +31,8 @@ def _initial_lr(group: Group) -> dict[str, Any]:
     start = float(group.get("initial_lr", group["lr"]))
     if group.get("decay_style") == "independent" and start <= 0.0:
         raise ArgumentError(
-            f"Decay('independent') divides by the learning rate at construction, which is {start:g}: start with the "
-            "schedule's peak, and let the schedule lower it"
+            f"Decay('independent') divides by the learning rate at construction, which is {start:g}: "
+            "start with the schedule's peak, and let the schedule lower it"
         )
     return {"decay_initial_lr": start}
 
@@ -107,7 +107,8 @@ class Decay(Option):
             raise ArgumentError(f"Decay style {style!r}; allowed: {', '.join(STYLES)}")
         if cautious and style == "l2":
             raise ArgumentError(
-                "Decay('l2', cautious=True): the penalty's gradient is not a step of its own to mask; use 'decoupled'"
+                "Decay('l2', cautious=True): the penalty's gradient is not a step of its own to mask; "
+                "use 'decoupled'"
             )
         super().__init__(style=style, cautious=cautious)
 

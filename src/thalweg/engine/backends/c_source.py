@@ -56,21 +56,28 @@ static inline uint16_t to_bf16(float f) { /* to nearest even; NaN stays NaN */
 """
 
 _TREE = """
-/* The neighbours' binary tree over partial results, without storing them: a carry chain. */
-typedef struct {{ double v[64]; int top; i64 count; }} {name};
+/* The neighbours' binary tree over partial results, as a chain of carries. */
 static inline double {name}_join(double a, double b) {{ return {join}; }}
-static inline void {name}_push({name} *t, double x) {{
-  for (i64 k = t->count++; k & 1; k >>= 1) x = {name}_join(t->v[--t->top], x);
-  t->v[t->top++] = x;
-}}
-static inline double {name}_end({name} *t) {{
-  if (!t->top) return {start};
-  double x = t->v[--t->top];
-  while (t->top) x = {name}_join(t->v[--t->top], x);
-  return x;
+static inline double {name}_of(const double *x, i64 n) {{
+  double v[64];
+  int top = 0;
+  for (i64 i = 0; i < n; i++) {{
+    double y = x[i];
+    for (i64 k = i; k & 1; k >>= 1) y = {name}_join(v[--top], y);
+    v[top++] = y;
+  }}
+  if (!top) return {start};
+  double y = v[--top];
+  while (top) y = {name}_join(v[--top], y);
+  return y;
 }}
 """
 _JOIN = {"sum": ("a + b", "0.0"), "max": ("(a > b) | (a != a) ? a : b", "-INFINITY")}
+"""How two partial results become one, and what none is."""
+
+_PARALLEL = """\
+#pragma omp parallel for schedule(dynamic, 8) num_threads((int)T->threads) if(T->threads > 1)"""
+_RANGE = "const Table *T, i64 t, i64 origin, i64 begin, i64 end"
 
 
 def literal(value: float) -> str:
@@ -112,11 +119,11 @@ class Writer:
     def _pass(self, index: int, program: Program) -> str:
         bodies: list[str] = []
         decide = self._tree(program, program.tree, index, bodies, "  ")
-        sweep = self._sweep_rows(program, index) if program.by_row else self._sweep(index)
+        sweep = (self._sweep_rows if program.by_row else self._sweep)(program, index)
         columns = len(program.columns)
         return "\n".join([
             *bodies,
-            f"static inline void part_{index}(const Table *T, i64 t, i64 origin, i64 begin, i64 end, double *out) {{",
+            f"static inline void part_{index}({_RANGE}, double *out) {{",
             f"  const real *s = T->scalars + {columns} * T->scalar_row[t]; (void)s; (void)out; (void)origin;",
             decide,
             "}",
@@ -138,59 +145,51 @@ class Writer:
         return f"{indent}{name}(T, t, origin, begin, end, s, out);"
 
     @staticmethod
-    def _sweep(index: int) -> str:
-        program_tail = f"  finish_{index}(T);"
+    def _sweep(program: Program, index: int) -> str:
+        """Units of consecutive elements; afterwards each tensor's partial results are folded."""
+        fold = []
+        for r, node in enumerate(program.reductions):
+            fold += [
+                "  for (i64 t = 0; t < T->tensors; t++) {",
+                f"    const double *part = T->partials + {r} * T->blocks + T->block_base[t];",
+                "    const i64 blocks = (T->size[t] + SUM_BLOCK - 1) / SUM_BLOCK;",
+                f"    T->sums[{r} * T->tensors + t] = {node.op}_tree_of(part, blocks);",
+                "  }",
+            ]
         return "\n".join([
-            f"static inline void finish_{index}(const Table *T);",
             f"void pass_{index}(const Table *T) {{",
-            "#pragma omp parallel for schedule(dynamic, 8) num_threads((int)T->threads) if(T->threads > 1)",
+            _PARALLEL,
             "  for (i64 u = 0; u < T->units; u++) {",
             "    const i64 t = T->unit_tensor[u], begin = T->unit_begin[u];",
-            f"    part_{index}(T, t, 0, begin, T->unit_end[u], T->partials + T->block_base[t] + begin / SUM_BLOCK);",
+            "    double *out = T->partials + T->block_base[t] + begin / SUM_BLOCK;",
+            f"    part_{index}(T, t, 0, begin, T->unit_end[u], out);",
             "  }",
-            program_tail,
-            "}",
+            *fold,
+            "}\n",
         ])  # fmt: skip
 
     @staticmethod
     def _sweep_rows(program: Program, index: int) -> str:
-        sums = []
-        for r, node in enumerate(program.reductions):
-            kind = f"{node.op}_tree"
-            sums += [
-                f"      {kind} tree_{r} = {{.top = 0, .count = 0}};",
-                f"      for (i64 b = 0; b < blocks; b++) {kind}_push(&tree_{r}, out[{r} * T->blocks + b]);",
-                f"      T->sums[{r} * T->rows + T->row_base[t] + row] = {kind}_end(&tree_{r});",
-            ]
+        """Units of consecutive rows, each row folded as soon as it is done."""
+        row = "T->row_base[t] + row"
+        fold = [
+            f"      T->sums[{r} * T->rows + {row}] = {n.op}_tree_of(out + {r} * T->blocks, blocks);"
+            for r, n in enumerate(program.reductions)
+        ]
         return "\n".join([
             f"void pass_{index}(const Table *T) {{",
-            "#pragma omp parallel for schedule(dynamic, 8) num_threads((int)T->threads) if(T->threads > 1)",
+            _PARALLEL,
             "  for (i64 u = 0; u < T->units; u++) {",
-            "    const i64 t = T->unit_tensor[u], n = T->row_size[t], blocks = (n + SUM_BLOCK - 1) / SUM_BLOCK;",
+            "    const i64 t = T->unit_tensor[u], n = T->row_size[t];",
+            "    const i64 blocks = (n + SUM_BLOCK - 1) / SUM_BLOCK;",
             "    for (i64 row = T->unit_begin[u]; row < T->unit_end[u]; row++) {",
             "      double *out = T->partials + T->block_base[t] + row * blocks;",
             f"      part_{index}(T, t, row * n, row * n, row * n + n, out);",
-            *sums,
+            *fold,
             "    }",
             "  }",
-            "}",
+            "}\n",
         ])  # fmt: skip
-
-    def finish(self, index: int, program: Program) -> str:
-        """Fold the partial results of each tensor, in the order of its blocks."""
-        lines = [f"static inline void finish_{index}(const Table *T) {{", "  (void)T;"]
-        for r, node in enumerate(program.reductions):
-            kind = f"{node.op}_tree"
-            lines += [
-                "  for (i64 t = 0; t < T->tensors; t++) {",
-                f"    {kind} tree = {{.top = 0, .count = 0}};",
-                f"    const double *part = T->partials + {r} * T->blocks + T->block_base[t];",
-                "    const i64 blocks = (T->size[t] + SUM_BLOCK - 1) / SUM_BLOCK;",
-                f"    for (i64 b = 0; b < blocks; b++) {kind}_push(&tree, part[b]);",
-                f"    T->sums[{r} * T->tensors + t] = {kind}_end(&tree);",
-                "  }",
-            ]
-        return "\n".join([*lines, "}"])
 
 
 class BodyWriter:
@@ -212,7 +211,7 @@ class BodyWriter:
     def text(self, name: str) -> str:
         """The function."""
         lines = [
-            f"static void {name}(const Table *T, i64 t, i64 origin, i64 begin, i64 end, const real *restrict s, double *out) {{",
+            f"static void {name}({_RANGE}, const real *restrict s, double *out) {{",
             "  (void)s; (void)out; (void)origin;",
         ]
         lines += [
@@ -248,13 +247,10 @@ class BodyWriter:
         ]
 
     def _accumulators(self) -> list[str]:
-        start = {"sum": "0.0", "max": "-INFINITY"}
         lines = []
         for r, node in enumerate(self.program.reductions):
-            lines += [
-                f"double a{r}[LANES];",
-                f"for (int l = 0; l < LANES; l++) a{r}[l] = {start[node.op]};",
-            ]
+            start = _JOIN[node.op][1]
+            lines += [f"double a{r}[LANES];", f"for (int l = 0; l < LANES; l++) a{r}[l] = {start};"]
         return lines
 
     def _decode(self) -> list[str]:
@@ -332,33 +328,31 @@ class BodyWriter:
         return lines
 
     def _accumulate(self) -> list[str]:
+        """Add a block to the lanes, and at the end of a sum's block fold them into one partial result."""
         if not self.body.reduced:
             return []
         lines = []
         for r, node in enumerate(self.program.reductions):
-            fill, join = (
-                ("0", "a{r}[l] + v")
-                if node.op == "sum"
-                else ("-INFINITY", "(v > a{r}[l]) | (v != v) ? v : a{r}[l]")
-            )
+            join = _JOIN[node.op][0].replace("a", f"a{r}[l]").replace("b", "v")
             lines += [
-                f"for (int i = m; i < BLOCK; i++) v{r}[i] = {fill};",
+                f"for (int i = m; i < BLOCK; i++) v{r}[i] = {_JOIN[node.op][1]};",
                 "for (int i = 0; i < BLOCK; i += LANES)",
-                f"  for (int l = 0; l < LANES; l++) {{ const double v = v{r}[i + l]; a{r}[l] = {join.format(r=r)}; }}",
+                "  for (int l = 0; l < LANES; l++) {",
+                f"    const double v = v{r}[i + l];",
+                f"    a{r}[l] = {join};",
+                "  }",
             ]
         lines.append("if ((at + BLOCK - origin) % SUM_BLOCK == 0 || at + BLOCK >= end) {")
         for r, node in enumerate(self.program.reductions):
-            start = "0.0" if node.op == "sum" else "-INFINITY"
             lines += [
-                f"  for (int h = LANES / 2; h; h /= 2) for (int l = 0; l < h; l++) a{r}[l] = {node.op}_tree_join(a{r}[l], a{r}[l + h]);",
+                "  for (int h = LANES / 2; h; h /= 2)",
+                f"    for (int l = 0; l < h; l++) a{r}[l] = {node.op}_tree_join(a{r}[l], a{r}[l + h]);",
                 f"  out[{r} * T->blocks] = a{r}[0];",
-                f"  for (int l = 0; l < LANES; l++) a{r}[l] = {start};",
+                f"  for (int l = 0; l < LANES; l++) a{r}[l] = {_JOIN[node.op][1]};",
             ]
         return [*lines, "  out++;", "}"]
 
 
 def source(programs: Sequence[Program], codecs: Mapping[str, Codec], compute: torch.dtype) -> str:
     """The C text of a graph's programs for streams stored by these codecs."""
-    writer = Writer(programs, codecs, compute)
-    finish = [writer.finish(i, p) for i, p in enumerate(programs) if not p.by_row]
-    return "\n".join([writer.text(), *finish, ""])
+    return Writer(programs, codecs, compute).text()
