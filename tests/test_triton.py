@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import subprocess
@@ -13,7 +14,7 @@ import torch
 
 import thalweg
 from cases import OPTIONS, RULES, assert_same_bits, everything, parameters, run
-from thalweg.engine.backends import triton_run, triton_source
+from thalweg.engine.backends import choice, triton_run, triton_source
 from thalweg.engine.codecs import codec_of, computing_dtype
 from thalweg.engine.groups import graph_of, resolve
 
@@ -192,6 +193,65 @@ def test_float64_is_computed_in_float64(fresh_cache):
     assert len(re.findall(r"ld\.global\S*\.v2\.b64", ptx)) == 4 * 4
 
 
+class Hopper:
+    """What Triton asks of a driver in order to compile for an H100 that is not there."""
+
+    def get_current_device(self):
+        return 0
+
+    def get_current_target(self):
+        from triton.backends.compiler import GPUTarget
+
+        return GPUTarget("cuda", 90, 32)
+
+    def get_current_stream(self, device):
+        return 0
+
+    def get_active_torch_device(self):
+        return torch.device("cpu")
+
+
+@pytest.fixture
+def compilations(fresh_cache, monkeypatch):
+    """Launches on the CPU that only compile: how many variants of its kernel there were before and after."""
+    from triton.runtime import driver
+
+    def variants(kernel):
+        return sum(len(found[0]) for found in kernel.device_caches.values())
+
+    def launch(kernel, units, tables):
+        before = variants(kernel)
+        kernel.warmup(*tables, grid=(units,), **triton_run.SETTINGS)
+        seen.append((kernel.__name__, before, variants(kernel)))
+
+    seen = []
+    triton_run.load.cache_clear()
+    monkeypatch.setattr(triton_run, "launch", launch)
+    monkeypatch.setattr(triton_run, "why_not", lambda *_: None)
+    monkeypatch.setattr(choice, "kernel_for", lambda device: triton_run)
+    driver.set_active(Hopper())
+    yield seen
+    with contextlib.suppress(RuntimeError):  # there is none to go back to
+        driver.reset_active()
+    triton_run.load.cache_clear()
+
+
+@needs_compiler
+def test_all_is_compiled_before_the_first_launch_and_nothing_after(compilations):
+    params = parameters(shapes=[(7,), (1030,), (5, 3)])
+    optimizer = thalweg.AdamW(
+        [{"params": params[:2]}, {"params": params[2:], "lr": 0.3}],
+        options=[OPTIONS[n]() for n in ("clip-norm", "centralize", "cautious", "lookahead")],
+    )
+    for step in range(4):
+        for group in optimizer.param_groups:
+            group.update(lr=group["lr"] / 3, betas=(0.9 / (step + 1), 0.99), lookahead_k=step + 1)
+        params[0].grad = None  # its count falls behind
+        run(optimizer, params[step % 2 :], 1, start=step)
+    assert {name for name, _, _ in compilations} >= {"pass_0", "fold_0", "pass_1", "pass_2"}
+    assert {(before, after) for _, before, after in compilations} == {(1, 1)}
+
+
 # --- run ---------------------------------------------------------------------------------------------
 
 
@@ -228,11 +288,13 @@ def test_cuda_gives_eagers_bits(name, dtype):
 @pytest.mark.gpu
 @needs_gpu
 @needs_compiler
-def test_cuda_compiles_once_and_never_waits():
+@pytest.mark.parametrize("options", [(), ("clip-norm", "cautious"), ("centralize", "skip")])
+def test_cuda_compiles_once_and_never_waits(options):
     params = [torch.nn.Parameter(p.detach().cuda()) for p in parameters()]
-    optimizer = thalweg.AdamW(params, lr=0.1, fused=True)
+    chosen = [OPTIONS[n]() for n in options]
+    optimizer = thalweg.AdamW(params, lr=0.1, fused=True, options=chosen)
     run(optimizer, params, 1)
-    kernels = [k for r in optimizer._plan.runs for p in r.bound.passes for k in (p.sweep,)]
+    kernels = [p.sweep for r in optimizer._plan.runs for p in r.bound.passes]
 
     def count():
         return sum(len(found[0]) for k in kernels for found in k.device_caches.values())

@@ -13,12 +13,12 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from thalweg.engine.backends import Bound, Numbers
+from thalweg.engine.backends import Bound, Numbers, upload
 from thalweg.engine.graph import Lane, Node
 from thalweg.engine.groups import Resolved, as_float, number, resolve
 from thalweg.engine.rule import Group
 from thalweg.engine.scalars import DeviceScalars, HostScalars, tree_sum
-from thalweg.engine.tables import Bucket, Watch
+from thalweg.engine.tables import Bucket, Watch, same_objects
 
 
 @dataclass(eq=False)
@@ -122,7 +122,8 @@ class BucketRun:
                 self.bucket.vectors[name].copy_(numbers.device[node].expand(count))
             elif name != "step":
                 values = [numbers.of(node, i) for i in range(count)]
-                self.bucket.vectors[name].copy_(torch.tensor(values, dtype=torch.float64))
+                vector = self.bucket.vectors[name]
+                vector.copy_(upload(values, torch.float64, vector.device))
         self._count()
         self.bucket.first = [False] * count
         if self.kind.layout != "differentiable":
@@ -141,8 +142,8 @@ class BucketRun:
             self.rows = [Row(r.group, r.t + 1.0, r.first) for r in self.rows]
 
     def _per_tensor(self, values: Sequence[float]) -> Tensor:
-        x = torch.tensor(values, dtype=torch.float64, device=self.kind.device)
-        return x if len(values) == 1 else x[torch.tensor(self.row_of, device=self.kind.device)]
+        x = upload(values, torch.float64, self.kind.device)
+        return x if len(values) == 1 else x[upload(self.row_of, torch.int64, self.kind.device)]
 
     def _device_input(self, node: Node, groups: Sequence[Group]) -> Tensor:
         """A vector that only the device knows: a count, a scalar of the state, a tensor of the group."""
@@ -154,16 +155,19 @@ class BucketRun:
             return bucket.vectors[name].double()
         if kind == "count":
             counts = {"tensor": bucket.numel, "row": bucket.row_size, "all": [self.total]}[name]
-            return torch.tensor(counts, dtype=torch.float64, device=device)
+            return upload(counts, torch.float64, device)
         used = dict.fromkeys(bucket.groups)
         place = {g: i for i, g in enumerate(used)}
+        numbers = [number(groups[g], name) for g in used]
         values = [
-            torch.as_tensor(number(groups[g], name), device=device).reshape(()).double()
-            for g in used
+            x.to(device).reshape(()).double()
+            if isinstance(x, Tensor)
+            else upload(x, torch.float64, device)
+            for x in numbers
         ]
         if len(values) == 1:
             return values[0].reshape(1)
-        return torch.stack(values)[torch.tensor([place[g] for g in bucket.groups], device=device)]
+        return torch.stack(values)[upload([place[g] for g in bucket.groups], torch.int64, device)]
 
 
 def _reader(group: Group, row: Row) -> Callable[[tuple[str, str]], float]:
@@ -185,6 +189,7 @@ class Plan:
 
     def __init__(self, runs: list[BucketRun], watch: Watch, resolved: list[Resolved]) -> None:
         self.runs, self.watch, self.resolved = runs, watch, resolved
+        self.seen: list[tuple[list[str], list[Any]]] = [([], [])] * len(resolved)
         self.settled = False
         total = sum(sum(r.bucket.numel) for r in runs)
         for r in runs:
@@ -202,7 +207,7 @@ class Plan:
         """Check everything, and take this step's gradients if it still fits."""
         if not self.watch.parameters_hold(groups, state):
             return False
-        if any(resolve(g) != r for g, r in zip(groups, self.resolved, strict=True)):
+        if not all(map(self._group_holds, range(len(groups)), groups)):
             return False
         found = self.watch.gradients()
         if found is None:
@@ -214,6 +219,14 @@ class Plan:
             r.take(grads[start:stop], moved)
             start = stop
         return True
+
+    def _group_holds(self, index: int, group: Group) -> bool:
+        """Whether a group means what it meant; it is read again only if some value is another object."""
+        keys, values = self.seen[index]
+        if same_objects(group, keys) and same_objects(group.values(), values):
+            return True
+        self.seen[index] = list(group), list(group.values())
+        return resolve(group) == self.resolved[index]
 
     def settle(self, state: Mapping[Tensor, Any]) -> None:
         """The new state is the optimizer's."""
@@ -251,7 +264,7 @@ def _join(shares: list[Share]) -> list[BucketRun]:
     """Add up per-tensor results of every bucket, in the order of the parameters; return the buckets."""
     home = shares[0][2].device
     every = torch.cat([x.to(home) for _, _, x in shares])
-    order = torch.tensor([i for r, _, _ in shares for i in r.bucket.order], device=home)
+    order = upload([i for r, _, _ in shares for i in r.bucket.order], torch.int64, home)
     total = tree_sum(every[order.argsort()], shares[0][1].op).reshape(1)
     for r, node, x in shares:
         r.known[node] = total.to(x.device)

@@ -106,9 +106,11 @@ def _vector_op(op: str, args: list[Tensor]) -> Tensor:
 def tree_sum(x: Tensor, op: str = "sum") -> Tensor:
     """Fold the last dimension as a binary tree of neighbours: the order over blocks and over tensors."""
     fill = 0.0 if op == "sum" else float("-inf")
+    if not x.shape[-1]:
+        return x.new_full(x.shape[:-1], fill)
+    leaves = 1 << (x.shape[-1] - 1).bit_length()
+    x = torch.nn.functional.pad(x, (0, leaves - x.shape[-1]), value=fill)
     while x.shape[-1] > 1:
-        if x.shape[-1] % 2:
-            x = torch.nn.functional.pad(x, (0, 1), value=fill)
         a, b = x[..., 0::2], x[..., 1::2]
         x = a + b if op == "sum" else OPS["maximum"].eager(a, b)
-    return x[..., 0] if x.shape[-1] else x.new_full(x.shape[:-1], fill)
+    return x[..., 0]

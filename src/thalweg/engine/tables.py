@@ -212,13 +212,17 @@ class Watch:
         """Whether parameters, their addresses, and their slots are what they were."""
         if len(groups) != len(self.lists) or state is not self.state:
             return False
-        if not all(_same(g["params"], held) for g, held in zip(groups, self.lists, strict=True)):
+        if not all(
+            same_objects(g["params"], held) for g, held in zip(groups, self.lists, strict=True)
+        ):
             return False
         if list(map(_address_of, self.params)) != self.addresses:
             return False
         if not self.layouts.hold(self.params):
             return False
-        if not _same(state, self.state_keys) or not _same(state.values(), self.state_values):
+        if not same_objects(state, self.state_keys) or not same_objects(
+            state.values(), self.state_values
+        ):
             return False
         try:
             return all(
@@ -244,5 +248,6 @@ class Watch:
         return grads, moved
 
 
-def _same(now: Collection[Any], held: Sequence[Any]) -> bool:
+def same_objects(now: Collection[Any], held: Sequence[Any]) -> bool:
+    """Whether these are the very objects, in order."""
     return len(now) == len(held) and all(map(is_, now, held))

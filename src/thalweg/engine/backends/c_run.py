@@ -79,6 +79,7 @@ class PassTable:
         self.streams = [bucket.params, bucket.grads, *(bucket.slots[s] for s in bucket.kind.slots)]
         self.table = (ctypes.c_int64 * (len(_FIELDS) + len(self.streams)))()
         self.held: dict[str, Tensor | array[Any]] = {}
+        self.rows_of: Sequence[int] | None = None
         self._fixed()
 
     def _put(self, field: str, x: Tensor) -> None:
@@ -133,23 +134,23 @@ class PassTable:
     def fill(self, numbers: Numbers) -> None:
         """Write this step's scalars."""
         columns = self.program.columns
+        values = _row_major(columns, numbers)
         if self.of_tensor:
             scalars = self.held["scalars"]
             assert isinstance(scalars, Tensor)
+            # One copy for all that the host computed, then one for each that the device did.
+            rows = torch.tensor(values, dtype=torch.float64).view(-1, len(columns))
+            scalars.copy_(rows if len(rows) == 1 else rows[torch.tensor(numbers.row_of)])
             for i, c in enumerate(columns):
-                scalars[:, i] = (
-                    numbers.device[c] if c.lane != Lane.HOST else _per_tensor(numbers, c)
-                )
+                if c.lane != Lane.HOST:
+                    scalars[:, i] = numbers.device[c]
         else:
-            if self.held.get("rows of") is not numbers.row_of:
-                self.held["rows of"] = numbers.row_of  # type: ignore[assignment]
+            if self.rows_of is not numbers.row_of:
+                self.rows_of = numbers.row_of
                 self._longs("scalar_row", torch.tensor(numbers.row_of, dtype=torch.int64))
-            values = array(
-                "d" if self.real == torch.float64 else "f",
-                _interleave([numbers.host[c] for c in columns]),
-            )
-            self.held["scalars"] = values
-            self.table[_AT["scalars"]] = values.buffer_info()[0]
+            words = array("d" if self.real == torch.float64 else "f", values)
+            self.held["scalars"] = words
+            self.table[_AT["scalars"]] = words.buffer_info()[0]
         if self.program.row_columns:
             self._put(
                 "row_values",
@@ -158,17 +159,12 @@ class PassTable:
         self.table[_AT["threads"]] = 1 if self.serial else toolchain.threads()
 
 
-def _per_tensor(numbers: Numbers, node: Node) -> Tensor:
-    values = torch.tensor(numbers.host[node], dtype=torch.float64)
-    return values if len(values) == 1 else values[torch.tensor(numbers.row_of)]
-
-
-def _interleave(columns: Sequence[Sequence[float]]) -> list[float]:
-    if len(columns) == 0:
-        return []
-    if len(columns[0]) == 1:
-        return [float(c[0]) for c in columns]
-    return [float(x) for row in zip(*columns, strict=True) for x in row]
+def _row_major(columns: Sequence[Node], numbers: Numbers) -> list[float]:
+    """Host scalars row by row, with room for what the device computes."""
+    rows = max(map(len, numbers.host.values()), default=1)
+    blank = (0.0,) * rows
+    by_column = [numbers.host.get(c, blank) for c in columns]
+    return [float(x) for row in zip(*by_column, strict=True) for x in row]
 
 
 def _units(bucket: Bucket, by_row: bool) -> tuple[Tensor, Tensor, Tensor]:
