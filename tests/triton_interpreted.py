@@ -123,8 +123,11 @@ def test_every_rule_gives_eagers_bits(name):
 FEW = ((0,), (7,), (1023,), (4097,), (33, 5))
 
 
-@pytest.mark.parametrize("option", OPTIONS)
-@pytest.mark.parametrize("name", ["adamw", "lion"])
+ON_LION = ("independent", "cautious-decay", "cautious", "lookahead")
+PAIRS = [*(("adamw", option) for option in OPTIONS), *(("lion", option) for option in ON_LION)]
+
+
+@pytest.mark.parametrize(("name", "option"), PAIRS)
 def test_every_option_gives_eagers_bits(name, option):
     ours, eager = pair(name, (option,), steps=4, shapes=FEW)
     assert_same_bits(everything(ours), everything(eager))

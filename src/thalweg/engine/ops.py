@@ -59,11 +59,11 @@ def _sqrt(x: Tensor) -> Tensor:
 
 
 def _maximum(a: Tensor, b: Tensor) -> Tensor:
-    return torch.where((a > b) | (a != a), a, b)
+    return torch.where(b != b, b, torch.where(a < b, b, a))
 
 
 def _minimum(a: Tensor, b: Tensor) -> Tensor:
-    return torch.where((a < b) | (a != a), a, b)
+    return torch.where(b != b, b, torch.where(a > b, b, a))
 
 
 def _divide(a: float, b: float) -> float:
@@ -104,11 +104,11 @@ def _remainder(a: float, b: float) -> float:
 
 
 def _scalar_maximum(a: float, b: float) -> float:
-    return a if a > b or a != a else b
+    return b if b != b or a < b else a
 
 
 def _scalar_minimum(a: float, b: float) -> float:
-    return a if a < b or a != a else b
+    return b if b != b or a > b else a
 
 
 def _scalar_floor(x: float) -> float:
@@ -139,11 +139,13 @@ _ROWS = (
     ),
     Op(
         "maximum", 2, _maximum, _scalar_maximum,
-        "(({0} > {1}) | ({0} != {0}) ? {0} : {1})", "tl.where(({0} > {1}) | ({0} != {0}), {0}, {1})",
+        "({1} != {1} ? {1} : ({0} < {1} ? {1} : {0}))",
+        "tl.where({1} != {1}, {1}, tl.where({0} < {1}, {1}, {0}))",
     ),
     Op(
         "minimum", 2, _minimum, _scalar_minimum,
-        "(({0} < {1}) | ({0} != {0}) ? {0} : {1})", "tl.where(({0} < {1}) | ({0} != {0}), {0}, {1})",
+        "({1} != {1} ? {1} : ({0} > {1} ? {1} : {0}))",
+        "tl.where({1} != {1}, {1}, tl.where({0} > {1}, {1}, {0}))",
     ),
     Op("pow", 2, torch.pow, _power, "R(pow)({0}, {1})", "pow({0}, {1})", ulps=2),
     Op("mod", 2, torch.remainder, _remainder, "R(remainder)({0}, {1})", "({0} % {1})", ulps=2),

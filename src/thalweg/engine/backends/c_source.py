@@ -72,7 +72,7 @@ static inline double {name}_of(const double *x, i64 n) {{
   return y;
 }}
 """
-_JOIN = {"sum": ("a + b", "0.0"), "max": ("(a > b) | (a != a) ? a : b", "-INFINITY")}
+_JOIN = {"sum": ("a + b", "0.0"), "max": ("b != b ? b : (a < b ? b : a)", "-INFINITY")}
 """How two partial results become one, and what none is."""
 
 _PARALLEL = """\
