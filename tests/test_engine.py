@@ -331,6 +331,23 @@ except RuntimeError as e:
     assert second.startswith("BackendError `fused=True` cannot run here")
 
 
+def test_what_the_compiler_cannot_do_runs_as_lists(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(sources: object) -> None:
+        raise thalweg.errors.CompilerError("no _Float16 here")
+
+    monkeypatch.setattr(toolchain, "build_many", fails)
+    p = torch.nn.Parameter(torch.ones(3, dtype=torch.float16))
+    optimizer = thalweg.AdamW([p])
+    p.grad = torch.ones_like(p)
+    with pytest.warns(UserWarning, match="no _Float16 here"):
+        optimizer.step()
+    assert "on foreach (no _Float16 here)" in optimizer.explain()
+    strict = thalweg.AdamW([p], fused=True)
+    with pytest.raises(thalweg.errors.CompilerError):
+        strict.step()
+    assert not strict.state
+
+
 def test_the_comparer_of_bits_notices_one_bit() -> None:
     a = torch.ones(5)
     b = a.clone()

@@ -35,6 +35,15 @@ def programs_of(optimizer):
     return graph_of(resolved, resolved.setting(group["params"][0], frozenset()))
 
 
+def test_the_generated_triton_is_the_reviewed_text():
+    """A change of this file is reviewed; THALWEG_UPDATE_GOLDENS=1 writes it."""
+    path = Path(__file__).parent / "goldens" / "adamw.triton.py.txt"
+    text = text_of(build("adamw"))
+    if os.environ.get("THALWEG_UPDATE_GOLDENS"):
+        path.write_text(text)
+    assert path.read_text() == text
+
+
 def text_of(optimizer, param=torch.float32, state=None):
     graph, programs = programs_of(optimizer)
     codecs = {"param": codec_of(param), "grad": codec_of(param)}
@@ -95,8 +104,8 @@ def test_the_package_does_not_import_triton():
 def test_why_not_says_what_is_in_the_way(monkeypatch):
     monkeypatch.setenv("TRITON_INTERPRET", "0")
     cpu = torch.device("cpu")
-    assert triton_run.why_not({}, "dense", cpu) == "it runs on CUDA, and the parameters are on cpu"
-    assert "holes" in triton_run.why_not({}, "strided", torch.device("cuda"))
+    assert triton_run.why_not("dense", cpu) == "it runs on CUDA, and the parameters are on cpu"
+    assert "holes" in triton_run.why_not("strided", torch.device("cuda"))
 
 
 # --- compiled for sm_90 ------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ as they were, and a retry equals an undisturbed run.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import ModuleType
 from typing import Any, TypeAlias
@@ -33,7 +33,7 @@ from thalweg.engine.state import (
 )
 from thalweg.engine.tables import Bucket, Kind, Watch
 from thalweg.engine.trace import FRESH, Setting
-from thalweg.errors import ArgumentError, BackendError, StepError
+from thalweg.errors import ArgumentError, BackendError, CompilerError, StepError
 
 Pending: TypeAlias = list[tuple[Tensor, dict[str, Any]]]
 
@@ -116,12 +116,13 @@ class Preparation:
         self.resolved = [resolve(g) for g in groups]
         self.families: dict[Any, Family] = {}
         self.kinds: dict[Any, tuple[Kind, ModuleType]] = {}
+        self.instead: dict[Kind, tuple[Kind, ModuleType]] = {}
         self.pending: Pending = []
 
     def plan(self) -> tuple[Plan, Pending]:
         """Build everything."""
         entries = self._entries()
-        c_run.compile_all([kind for kind, module in self.kinds.values() if module is c_run])
+        self._compile()
         drafts = self._drafts(entries)
         runs = [self._run(d) for d in drafts]
         watch = Watch(self.groups, [d.bucket for d in drafts], [g for d in drafts for g in d.raw])
@@ -182,7 +183,7 @@ class Preparation:
                 codecs = dict(
                     zip(("param", "grad", *state.slots), map(codec_of, dtypes), strict=True)
                 )
-                module, reason = choice.choose(codecs, layout, p.device, **flags)
+                module, reason = choice.choose(layout, p.device, **flags)
             except ArgumentError as e:
                 raise StepError(f"{where}: {e}") from None
             except BackendError as e:
@@ -203,10 +204,23 @@ class Preparation:
             self.kinds[key] = kind, module
         return self.kinds[key]
 
+    def _compile(self) -> None:
+        """Compile all C at once; what this compiler cannot (float16 for an old one) runs as lists instead."""
+        kinds = [kind for kind, module in self.kinds.values() if module is c_run]
+        try:
+            c_run.compile_all(kinds)
+        except CompilerError as e:
+            if any(group.get("fused") for group in self.groups):
+                raise
+            module, reason = choice.without_kernels(str(e))
+            for kind in kinds:
+                self.instead[kind] = replace(kind, backend=module.name, reason=reason), module
+
     def _drafts(self, entries: Sequence[Entry]) -> list[Draft]:
         drafts: dict[int, Draft] = {}
         for e in entries:
-            draft = drafts.setdefault(id(e.kind), Draft(Bucket(e.kind), e.module))
+            kind, module = self.instead.get(e.kind, (e.kind, e.module))
+            draft = drafts.setdefault(id(e.kind), Draft(Bucket(kind), module))
             b = draft.bucket
             if e.staged is not None:
                 draft.relaid[len(b.params)] = e.staged

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import ctypes
 from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from thalweg.engine.backends import LAYOUTS, Numbers, c_source, toolchain
-from thalweg.engine.codecs import Codec
 from thalweg.engine.graph import Lane, Node
 from thalweg.engine.passes import Program
 from thalweg.engine.tables import Bucket, Kind, exclusive_sums
@@ -41,7 +40,7 @@ def source_of(kind: Kind) -> str:
     return _sources[key]
 
 
-def why_not(kind_codecs: Mapping[str, Codec], layout: str, device: torch.device) -> str | None:
+def why_not(layout: str, device: torch.device) -> str | None:
     """Why this backend cannot run such a bucket, or None."""
     if device.type != "cpu":
         return f"it runs on the CPU, and the parameters are on {device.type}"

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
 from types import ModuleType
 
 import torch
 
-from thalweg.engine.backends import c_run, eager, foreach, triton_run
-from thalweg.engine.codecs import Codec
+from thalweg.engine.backends import LAYOUTS, c_run, eager, foreach, triton_run
 from thalweg.errors import BackendError
 
 _said: set[str] = set()
@@ -21,12 +19,7 @@ def kernel_for(device: torch.device) -> ModuleType:
 
 
 def choose(
-    codecs: Mapping[str, Codec],
-    layout: str,
-    device: torch.device,
-    *,
-    use_foreach: bool | None,
-    use_fused: bool | None,
+    layout: str, device: torch.device, *, use_foreach: bool | None, use_fused: bool | None
 ) -> tuple[ModuleType, str]:
     """The backend's module and the reason, as `explain()` says it.
 
@@ -36,29 +29,26 @@ def choose(
     Raises:
         BackendError: fused=True, and the kernel cannot run.
     """
-    if layout in ("differentiable", "rows"):
-        return eager, {"differentiable": "differentiable=True", "rows": "the gradient is sparse"}[
-            layout
-        ]
     kernel = kernel_for(device)
     if use_fused or (use_fused is None and use_foreach is None):
-        obstacle = kernel.why_not(codecs, layout, device)
+        obstacle = kernel.why_not(layout, device)
         if obstacle is None:
             return kernel, "fused=True" if use_fused else "the default"
         if use_fused:
             raise BackendError(
                 f"`fused=True` cannot run here: {obstacle}. Leave fused=None to use what can."
             )
-        if layout == "strided":
-            return eager, obstacle
-        _say_once(obstacle)
-        return foreach, obstacle
+        return (eager, obstacle) if layout in LAYOUTS else without_kernels(obstacle)
+    if layout in ("rows", "differentiable"):
+        return eager, LAYOUTS[layout]
     if use_foreach or (use_foreach is None and layout == "dense"):
         return foreach, "foreach=True" if use_foreach else "fused=False"
-    return eager, "foreach=False" if use_foreach is False else "fused=False, and no flat storage"
+    return eager, "foreach=False" if use_foreach is False else f"fused=False, and {LAYOUTS[layout]}"
 
 
-def _say_once(obstacle: str) -> None:
+def without_kernels(obstacle: str) -> tuple[ModuleType, str]:
+    """Lists, where a kernel was wanted and cannot be had; said once for each reason."""
     if obstacle not in _said:
         _said.add(obstacle)
         warnings.warn(f"thalweg runs without fused kernels: {obstacle}", stacklevel=2)
+    return foreach, obstacle

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import linecache
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from hashlib import sha256
@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 
 from thalweg.engine.backends import LAYOUTS, Numbers, triton_source, upload
-from thalweg.engine.codecs import Codec
 from thalweg.engine.graph import Lane
 from thalweg.engine.passes import Program
 from thalweg.engine.tables import Bucket, Kind
@@ -45,7 +44,7 @@ def interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes", "y")
 
 
-def why_not(_codecs: Mapping[str, Codec], layout: str, device: torch.device) -> str | None:
+def why_not(layout: str, device: torch.device) -> str | None:
     """Why this backend cannot run such a bucket, or None."""
     if device.type != "cuda" and not interpreted():
         return f"it runs on CUDA, and the parameters are on {device.type}"
