@@ -21,21 +21,17 @@ def explain(plan: Plan | None) -> str:
         return "the last step found no gradients"
     lines = [_bucket(i, r) for i, r in enumerate(plan.runs)]
     if any("(C)" in r.kind.backend for r in plan.runs):
-        lines.append(f"compiler: {toolchain.describe()}")
+        lines.append(toolchain.describe())
     return "\n".join(lines)
 
 
 def _bucket(index: int, run: BucketRun) -> str:
     kind, b = run.kind, run.bucket
     groups = ", ".join(map(str, sorted(set(b.groups))))
-    options = (
-        f" + {' + '.join(s.name for s in kind.specs if not s.builtin)}"
-        if any(not s.builtin for s in kind.specs)
-        else ""
-    )
+    parts = " + ".join([kind.rule.name, *(s.name for s in kind.specs if not s.builtin)])
     stored = ", ".join(f"{stream} {codec.name}" for stream, codec in kind.codecs.items())
     return (
-        f"bucket {index}: {kind.rule.name}{options} on {kind.backend} ({kind.reason})\n"
+        f"bucket {index}: {parts} on {kind.backend} ({kind.reason})\n"
         f"  {len(b.params)} tensors, {sum(b.numel):,} numbers on {kind.device}, groups {groups}\n"
         f"  {len(kind.programs)} pass{'es' if len(kind.programs) > 1 else ''}; stored: {stored}; "
         f"computed in {str(kind.compute).removeprefix('torch.')}"
