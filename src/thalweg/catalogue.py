@@ -53,6 +53,10 @@ def create_optimizer(
         >>> optimizer.param_groups[0]["lookahead_k"]
         5
     """
+    if not isinstance(name, str):
+        raise ArgumentTypeError(
+            f"the optimizer's name is {name!r}; it comes second, as in create_optimizer(model, 'lion')"
+        )
     (head, given), *parts = parse(name)
     if head not in _CLASSES:
         raise ArgumentError(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from thalweg.engine.groups import number, resolve
 from thalweg.engine.option import OPTIONS, Option
-from thalweg.engine.rule import Group, Hyper, Rule, Switch, find_rule
+from thalweg.engine.rule import LATEST, Group, Hyper, Rule, Switch, find_rule
 from thalweg.engine.trace import hyper_key
 from thalweg.errors import ArgumentError, ArgumentTypeError, BackendError, suggest
 
@@ -23,7 +23,7 @@ TORCH_KEYS = ("decoupled_weight_decay",)
 def as_rule(rule: Any) -> Rule:
     """A rule, or the registered rule of that name."""
     if isinstance(rule, str):
-        return find_rule(rule)
+        return LATEST.get(rule) or find_rule(rule)
     if not isinstance(rule, Rule):
         hint = "; decorate it with @thalweg.rule(...)" if callable(rule) else ""
         raise ArgumentTypeError(f"rule={rule!r} is no rule{hint}")
@@ -39,7 +39,7 @@ def numbers_of(title: str, rule: Rule, given: Mapping[str, Any]) -> dict[str, An
     left = dict(given)
     builtin = [h for spec in OPTIONS.values() if spec.builtin for h in spec.hypers]
     places: dict[str, list[Hyper]] = {}
-    for h in (*rule.hypers, *builtin):
+    for h in (h for h in (*rule.hypers, *builtin) if not h.derived):
         places.setdefault(h.place()[0], []).append(h)
     found = {key: _taken(title, key, hypers, left) for key, hypers in places.items()}
     for switch in rule.arguments().values():
@@ -47,10 +47,8 @@ def numbers_of(title: str, rule: Rule, given: Mapping[str, Any]) -> dict[str, An
             found[switch.name] = left.pop(switch.name, switch.default)
     found |= {key: left.pop(key) for key in TORCH_KEYS if key in left}
     if left:
-        names = {h.name for h in rule.hypers}
-        raise ArgumentTypeError(
-            unknown(title, next(iter(left)), [*found, *names, *FLAGS, "lr", "options"])
-        )
+        names = ["lr", *(h.name for h in rule.hypers), *found, *FLAGS, "options"]
+        raise ArgumentTypeError(unknown(title, next(iter(left)), list(dict.fromkeys(names))))
     return found
 
 
@@ -104,10 +102,12 @@ def check_numbers(title: str, group: Group, where: str) -> None:
     lr = group["lr"]
     if isinstance(lr, Tensor) and lr.numel() != 1:
         shape = tuple(lr.shape)
-        raise ArgumentError(f"Tensor lr must be 1-element; got shape {shape}. {title}{where}")
+        raise ArgumentError(f"Tensor lr must be 1-element; got shape {shape} ({title}{where})")
     resolved = resolve(group)
     for label, owner in resolved.labelled():
         for h in owner.hypers if label else (LR, *owner.hypers):
+            if h.derived:
+                continue
             complaint = h.complaint(number(group, hyper_key(h, label)))
             if complaint:
                 raise ArgumentError(
@@ -115,7 +115,7 @@ def check_numbers(title: str, group: Group, where: str) -> None:
                 )
     complaint = resolved.rule.check(group) if resolved.rule.check is not None else None
     if complaint:
-        raise ArgumentError(f"{complaint}. {title}{where}")
+        raise ArgumentError(f"{complaint} ({title}{where})")
 
 
 def check_spelling(title: str, group: Group, known: Iterable[str]) -> None:

@@ -41,7 +41,10 @@ def check_groups(
 
 
 def _plain(value: Any) -> Any:
-    return tuple(sorted(value)) if isinstance(value, (list, tuple)) else value
+    """Options without their order; a rule's name without which declaration of it it is."""
+    return (
+        tuple(sorted(value)) if isinstance(value, (list, tuple)) else str(value).partition("#")[0]
+    )
 
 
 def _said(value: Any) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -61,7 +60,6 @@ def resolve(group: Group) -> Resolved:
     return Resolved(rule, specs, tuple(switches), tuple(by_ndim), _tensor_numbers(group))
 
 
-@lru_cache(maxsize=256)
 def _declared(rule: str, options: tuple[str, ...]) -> tuple[Rule, tuple[OptionSpec, ...]]:
     builtin = [spec for spec in OPTIONS.values() if spec.builtin and spec.name not in options]
     return find_rule(rule), tuple(

@@ -6,20 +6,23 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from thalweg.engine.backends import toolchain
+from thalweg.engine.backends import c_run, toolchain, triton_run
 from thalweg.engine.plan import BucketRun, Plan
+from thalweg.engine.tables import Kind
 
 if TYPE_CHECKING:
     import torch
 
 
-def explain(plan: Plan | None) -> str:
-    """The buckets of the last step: backend, why it, tensors, passes."""
+def explain(plan: Plan | None, *, source: bool) -> str:
+    """The buckets of the last step: backend, why it, tensors, passes; with `source`, what they run."""
     if plan is None:
         return "no step taken yet: backends are chosen in the first one"
     if not plan.runs:
         return "the last step found no gradients"
-    lines = [_bucket(i, r) for i, r in enumerate(plan.runs)]
+    lines = [
+        _bucket(i, r) + (f"\n{_text(r.kind)}" if source else "") for i, r in enumerate(plan.runs)
+    ]
     if any("(C)" in r.kind.backend for r in plan.runs):
         lines.append(toolchain.describe())
     return "\n".join(lines)
@@ -36,6 +39,12 @@ def _bucket(index: int, run: BucketRun) -> str:
         f"  {len(kind.programs)} pass{'es' if len(kind.programs) > 1 else ''}; stored: {stored}; "
         f"computed in {str(kind.compute).removeprefix('torch.')}"
     )
+
+
+def _text(kind: Kind) -> str:
+    writers = {c_run.name: c_run.source_of, triton_run.name: triton_run.source_of}
+    kernel = writers[kind.backend](kind) if kind.backend in writers else ""
+    return f"{kind.graph.text}\n{kernel}"
 
 
 def summary(optimizer: torch.optim.Optimizer) -> str:

@@ -23,13 +23,19 @@ from thalweg.engine.arguments import (
     unknown,
 )
 from thalweg.engine.checkpoint import check_groups, loaded_state, merged_group
-from thalweg.engine.groups import resolve
+from thalweg.engine.groups import graph_of, resolve
 from thalweg.engine.option import Option, check_options, find_option
 from thalweg.engine.plan import Plan
 from thalweg.engine.prepare import Pending, Preparation, parameter_name
 from thalweg.engine.rule import Group, Rule
 from thalweg.engine.trace import hyper_key
-from thalweg.errors import ArgumentError, ArgumentTypeError, BackendError, StepError
+from thalweg.errors import (
+    ArgumentError,
+    ArgumentTypeError,
+    BackendError,
+    CheckpointError,
+    StepError,
+)
 
 
 class Optimizer(torch.optim.Optimizer):
@@ -102,7 +108,7 @@ class Optimizer(torch.optim.Optimizer):
         defaults: dict[str, Any] = {"lr": lr}
         defaults |= numbers_of(type(self).__name__, rule, hypers)
         defaults |= {"maximize": maximize, "foreach": foreach, "capturable": capturable}
-        defaults |= {"differentiable": differentiable, "fused": fused, "rule": rule.name}
+        defaults |= {"differentiable": differentiable, "fused": fused, "rule": rule.key}
         defaults |= dissolved(chosen)
         check_flags(defaults)
         check_numbers(type(self).__name__, defaults, "")
@@ -133,9 +139,28 @@ class Optimizer(torch.optim.Optimizer):
         for key, value in taken_at_construction(full).items():
             group.setdefault(key, value)
         super().add_param_group(group)
-        if self.param_groups[-1]["fused"]:
-            self._check_fusable()
+        try:
+            self._try_out(self.param_groups[-1])
+        except Exception:
+            self.param_groups.pop()
+            raise
         self._plan = None
+
+    @staticmethod
+    def _try_out(group: Group) -> None:
+        """Trace what the group will run, so that a broken rule is known before the first step."""
+        resolved = resolve(group)
+        for p in {min(p.ndim, 2): p for p in group["params"]}.values():
+            graph_of(resolved, resolved.setting(p, frozenset()))
+        for p in group["params"] if group["fused"] else ():
+            if not (p.is_floating_point() or p.is_complex()) or p.device.type not in (
+                "cpu",
+                "cuda",
+            ):
+                raise BackendError(
+                    "`fused=True` requires all the params to be floating point Tensors of supported "
+                    f"devices: ['cpu', 'cuda'], but {p.dtype} on {p.device.type} was found"
+                )
 
     def _own_keys(self, param_group: dict[str, Any]) -> dict[str, Any]:
         """A group's own keys as plain values: options dissolved, and all numbers of a rule of its own."""
@@ -149,7 +174,7 @@ class Optimizer(torch.optim.Optimizer):
             rule = as_rule(group["rule"])
             names = {h.name for h in rule.hypers} | {h.place()[0] for h in rule.hypers}
             given = {k: v for k, v in group.items() if k in names}
-            group |= {"rule": rule.name, **numbers_of(type(self).__name__, rule, given)}
+            group |= {"rule": rule.key, **numbers_of(type(self).__name__, rule, given)}
             group["weight_decay"] = param_group.get("weight_decay", self.defaults["weight_decay"])
         return group
 
@@ -167,18 +192,6 @@ class Optimizer(torch.optim.Optimizer):
                         f"option {name} acts on all gradients together, so that all groups must have "
                         f"it alike; group {len(self.param_groups)} differs from group 0"
                     )
-
-    def _check_fusable(self) -> None:
-        for p in self.param_groups[-1]["params"]:
-            if not (p.is_floating_point() or p.is_complex()) or p.device.type not in (
-                "cpu",
-                "cuda",
-            ):
-                self.param_groups.pop()
-                raise BackendError(
-                    "`fused=True` requires all the params to be floating point Tensors of supported devices: "
-                    f"['cpu', 'cuda'], but {p.dtype} and {p.device.type} was found"
-                )
 
     # Steps ----------------------------------------------------------------------------------------
 
@@ -258,7 +271,14 @@ class Optimizer(torch.optim.Optimizer):
 
         def check(_: Any, given: dict[str, Any]) -> dict[str, Any]:
             """After the user's hooks: look at everything, and keep torch from casting the state."""
-            saved = given["param_groups"]
+            saved = given.get("param_groups")
+            if saved is None or "state" not in given:
+                raise CheckpointError(
+                    f"this is no optimizer's state_dict: it has {', '.join(map(repr, list(given)[:3]))}, "
+                    "...; it needs 'state' and 'param_groups'"
+                )
+            if [len(g["params"]) for g in saved] != [len(g["params"]) for g in self.param_groups]:
+                return given  # torch says it, in its words
             check_groups(self.param_groups, saved, strict=strict)
             checked["state"] = self._loaded(given, strict=strict)
             groups = [
@@ -300,9 +320,13 @@ class Optimizer(torch.optim.Optimizer):
 
     # Looking at it --------------------------------------------------------------------------------
 
-    def explain(self) -> str:
-        """Which backend each bucket of tensors ran on in the last step, and why."""
-        return inspection.explain(self._plan)
+    def explain(self, *, source: bool = False) -> str:
+        """Which backend each bucket of tensors ran on in the last step, and why.
+
+        Args:
+            source: Whether to add the traced graph and the text of the kernel.
+        """
+        return inspection.explain(self._plan, source=source)
 
     def summary(self) -> str:
         """The defaults, the groups, and what the state holds, with bytes."""

@@ -170,6 +170,7 @@ class Option:
 
     def __init__(self, **values: Any) -> None:
         self.values = values
+        self.keys()  # a number out of range is refused here and now
 
     def keys(self) -> dict[str, Any]:
         """What it leaves in a group: plain keys and values."""

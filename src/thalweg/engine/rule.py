@@ -7,11 +7,11 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, overload
 
 from torch import Tensor
 
-from thalweg.errors import ArgumentError, DeclarationError
+from thalweg.errors import ArgumentError, DeclarationError, suggest
 
 ENGINE_NAMES = ("p", "t", "lr", "first")
 """What any rule may ask for: the parameter, the 1-based step, the learning rate, whether its state is new."""
@@ -55,6 +55,7 @@ class Hyper:
         high, closed: The bound that a value must stay below; with `closed`, may reach.
         at: Where it stands in the group if not under its own name: "betas[0]".
         integer: Whether only whole numbers make sense.
+        derived: Whether the option that declares it fills it in, so that nobody passes it.
         says: The sentence that torch begins its error with, if not "Invalid <name> value".
     """
 
@@ -66,7 +67,14 @@ class Hyper:
     closed: bool = False
     at: str | None = None
     integer: bool = False
+    derived: bool = False
     says: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self._allows(self.default):
+            raise DeclarationError(
+                f"Hyper {self.name!r}: default {self.default!r} is not in {self.range}"
+            )
 
     def place(self, label: str = "") -> tuple[str, int | None]:
         """The group's key, and the index in it if the key holds a tuple."""
@@ -104,12 +112,12 @@ class Hyper:
         ):
             return None
         _, index = self.place()
-        name = (
-            f"beta parameter at index {index}"
-            if self.at and self.at.startswith("betas[")
-            else f"{self.name} value"
+        is_beta = self.at is not None and self.at.startswith("betas[")
+        name = f"beta parameter at index {index}" if is_beta else f"{self.name} value"
+        said = (
+            value if isinstance(value, (int, float, Tensor)) else f"{value!r}, which is no number"
         )
-        return f"{self.says or f'Invalid {name}'}: {value}"
+        return f"{self.says or f'Invalid {name}'}: {said}"
 
     def _allows(self, x: float) -> bool:
         if math.isnan(x) or (self.integer and x != int(x)):
@@ -160,7 +168,8 @@ class Declared:
     def arguments(self) -> dict[str, Hyper | Switch]:
         """What a user may pass by name, in declared order."""
         chosen = [s for s in self.switches if not s.is_derived]
-        return {**{h.name: h for h in self.hypers}, **{s.name: s for s in chosen}}
+        hypers = [h for h in self.hypers if not h.derived]
+        return {**{h.name: h for h in hypers}, **{s.name: s for s in chosen}}
 
     def names(self) -> list[str]:
         """Everything declared, by name."""
@@ -168,6 +177,14 @@ class Declared:
         return tensors + [h.name for h in self.hypers] + [s.name for s in self.switches]
 
     def _check_names(self) -> None:
+        kinds = {"slots": Slot, "scalars": Scalar, "hypers": Hyper, "switches": Switch}
+        for field_name, kind in kinds.items():
+            found = getattr(self, field_name)
+            if not isinstance(found, tuple) or not all(isinstance(x, kind) for x in found):
+                raise DeclarationError(
+                    f"{self.name}: {field_name}={found!r}; it is a tuple of {kind.__name__}, and one alone "
+                    f"needs a comma: {field_name}=({kind.__name__}(...),)"
+                )
         names = self.names()
         for name in names:
             if names.count(name) > 1:
@@ -246,6 +263,8 @@ class Rule(Declared):
     decay: str = "decoupled"
     check: Callable[[Mapping[str, Any]], str | None] | None = None
     asks: frozenset[str] = frozenset()
+    key: str = ""
+    """Under which it is registered: its name, and from the second declaration on also which one it is."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The function itself: a rule can be tried on plain tensors and numbers."""
@@ -255,27 +274,69 @@ class Rule(Declared):
         return f"<rule {self.name}>"
 
     def __reduce__(self) -> str | tuple[Any, ...]:
-        return find_rule, (self.name,)
+        return find_rule, (self.key,)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Rule:
         return self
 
 
 RULES: dict[str, Rule] = {}
+"""Every declared rule by key."""
+LATEST: dict[str, Rule] = {}
+"""The last rule declared under each name."""
 
 
-def find_rule(name: str) -> Rule:
-    """The registered rule of that name."""
-    try:
-        return RULES[name]
-    except KeyError:
+def find_rule(key: str) -> Rule:
+    """The rule declared under this key; in another process, the one of that name.
+
+    Raises:
+        ArgumentError: No rule of that name has been declared.
+    """
+    found = RULES.get(key) or LATEST.get(key.partition("#")[0])
+    if found is None:
         raise ArgumentError(
-            f"no rule is registered under {name!r}: import the module that declares it before unpickling "
-            "an optimizer that uses it"
-        ) from None
+            f"no rule is named {key!r}.{suggest(key, LATEST)} Known: {', '.join(sorted(LATEST))}; one of "
+            "your own is known once the module that declares it is imported"
+        )
+    return found
+
+
+def _register(new: Rule) -> None:
+    """Keep a rule under a key that stays its own: who declares a name again does not change what runs."""
+    old = LATEST.get(new.name)
+    if old is not None and old.function.__module__ != new.function.__module__:
+        raise DeclarationError(
+            f"a rule named {new.name!r} exists already, in {old.function.__module__}; "
+            "pass name= to call yours otherwise"
+        )
+    versions = sum(r.name == new.name for r in RULES.values())
+    object.__setattr__(new, "key", f"{new.name}#{versions + 1}" if versions else new.name)
+    RULES[new.key] = LATEST[new.name] = new
+
+
+@overload
+def rule(function: Callable[..., Any], /) -> Rule: ...
+
+
+@overload
+def rule(
+    *,
+    slots: tuple[Slot, ...] = ...,
+    scalars: tuple[Scalar, ...] = ...,
+    hypers: tuple[Hyper, ...] = ...,
+    switches: tuple[Switch, ...] = ...,
+    paper: str = ...,
+    name: str | None = ...,
+    sparse: bool = ...,
+    refuses_sparse: str = ...,
+    decay: str = ...,
+    check: Callable[[Mapping[str, Any]], str | None] | None = ...,
+) -> Callable[[Callable[..., Any]], Rule]: ...
 
 
 def rule(
+    function: Callable[..., Any] | None = None,
+    /,
     *,
     slots: tuple[Slot, ...] = (),
     scalars: tuple[Scalar, ...] = (),
@@ -287,7 +348,7 @@ def rule(
     refuses_sparse: str = "",
     decay: str = "decoupled",
     check: Callable[[Mapping[str, Any]], str | None] | None = None,
-) -> Callable[[Callable[..., Any]], Rule]:
+) -> Rule | Callable[[Callable[..., Any]], Rule]:
     """Declare an update rule.
 
     The function gets the gradient and the slots by position, numbers by keyword, and returns the
@@ -295,6 +356,7 @@ def rule(
     the step itself.
 
     Args:
+        function: The rule, where the decorator stands without parentheses.
         slots: Tensors that live across steps.
         scalars: Numbers per parameter that live across steps; returned after the slots.
         hypers: Numbers of the group.
@@ -329,13 +391,7 @@ def rule(
         check_used(new, asks)
         object.__setattr__(new, "asks", asks)
         object.__setattr__(new, "__doc__", function.__doc__)
-        old = RULES.get(new.name)
-        if old is not None and old.function.__module__ != function.__module__:
-            raise DeclarationError(
-                f"a rule named {new.name!r} exists already, in {old.function.__module__}; "
-                "pass name= to call yours otherwise"
-            )
-        RULES[new.name] = new
+        _register(new)
         return new
 
-    return declare
+    return declare if function is None else declare(function)

@@ -282,7 +282,10 @@ class Weaver:
             except ThalwegError:
                 raise
             except Exception as e:
-                raise TraceError(f"{owner.name} cannot be traced: {type(e).__name__}: {e}") from e
+                hint = "; a rule computes with thalweg.ops" if "Value" in str(e) else ""
+                raise TraceError(
+                    f"{owner.name} cannot be traced: {type(e).__name__}: {e}{hint}"
+                ) from e
         expected = 1 + len(keys) + len(scalars)
         results = result if isinstance(result, tuple) else (result,)
         wanted = f"a value{''.join(f', {s}' for s in (*slots, *scalars))}"

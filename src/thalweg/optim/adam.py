@@ -58,6 +58,7 @@ def _check_tensors(lr: Any, betas: Any, *, lists_on_host: bool) -> None:
     """Refuse the tensor arguments that torch refuses, in its words."""
     if isinstance(lr, Tensor) and lists_on_host:
         raise ArgumentError("lr as a Tensor is not supported for capturable=False and foreach=True")
+    betas = betas if isinstance(betas, (tuple, list)) else ()  # what else it is, the engine says
     tensors = [isinstance(b, Tensor) for b in betas]
     if any(tensors) and not all(tensors):
         raise ArgumentError("betas must be either both floats or both Tensors")

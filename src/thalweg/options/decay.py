@@ -28,8 +28,10 @@ def _is_cautious(group: Group) -> bool:
 
 def _initial_lr(group: Group) -> dict[str, Any]:
     """Independent decay follows the schedule, relative to the learning rate at construction."""
+    if group.get("decay_style") != "independent":
+        return {}
     start = float(group.get("initial_lr", group["lr"]))
-    if group.get("decay_style") == "independent" and start <= 0.0:
+    if start <= 0.0:
         raise ArgumentError(
             f"Decay('independent') divides by the learning rate at construction, which is {start:g}: "
             "start with the schedule's peak, and let the schedule lower it"
@@ -43,7 +45,7 @@ def _initial_lr(group: Group) -> dict[str, Any]:
     name="decay",
     hypers=(
         Hyper("weight_decay", 0.0, low=0.0, at="weight_decay"),
-        Hyper("initial_lr", 1e-3, low=0.0, at="decay_initial_lr"),
+        Hyper("initial_lr", 1e-3, low=0.0, at="decay_initial_lr", derived=True),
     ),
     switches=(Switch("style", read=_style_of), Switch("cautious", read=_is_cautious)),
     paper="Loshchilov and Hutter 2017, arXiv:1711.05101; cautious: Chen et al. 2025, arXiv:2510.12402",

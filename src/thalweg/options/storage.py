@@ -22,8 +22,8 @@ class StateDtype(Option):
     Copies of the weights (Lookahead's slow ones, averages) are never stored in less than the weights.
 
     Args:
-        dtype: torch.float32 (full moments beside bfloat16 weights), torch.bfloat16 (half the bytes beside
-            float32 weights), torch.float16 or torch.float64.
+        dtype: Itself or its name: torch.float32 (full moments beside bfloat16 weights),
+            torch.bfloat16 (half the bytes beside float32 weights), torch.float16 or torch.float64.
 
     Raises:
         TypeError: It is no dtype.
