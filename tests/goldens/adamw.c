@@ -46,7 +46,7 @@ typedef float real;
 enum { BLOCK = 256, SUM_BLOCK = 4096, LANES = 16 };
 
 typedef struct {
-  i64 units, threads, tensors;
+  i64 units, threads, grain, tensors;
   const i64 *unit_tensor, *unit_begin, *unit_end; /* elements; rows where the pass goes by rows */
   const i64 *size, *scalar_row, *row_size, *row_base, *block_base;
   const real *scalars, *row_values;
@@ -69,8 +69,9 @@ static void body_0_0(const Table *T, i64 t, i64 origin, i64 begin, i64 end, cons
   const real s5 = s[5];
   const real s6 = s[6];
   const real s7 = s[7];
-  for (i64 at = begin; at < end; at += BLOCK) {
-    const int m = end - at < BLOCK ? (int)(end - at) : BLOCK;
+  {
+    const i64 at = begin;
+    const int m = (int)(end - begin);
     for (int i = 0; i < m; i++) {
       const real x2 = w_2[at + i];
       const real x1 = w_1[at + i];
@@ -103,7 +104,7 @@ static inline void part_0(const Table *T, i64 t, i64 origin, i64 begin, i64 end,
   body_0_0(T, t, origin, begin, end, s, out);
 }
 void pass_0(const Table *T) {
-#pragma omp parallel for schedule(dynamic, 8) num_threads((int)T->threads) if(T->threads > 1)
+#pragma omp parallel for schedule(dynamic, (int)T->grain) num_threads((int)T->threads) if(T->threads > 1)
   for (i64 u = 0; u < T->units; u++) {
     const i64 t = T->unit_tensor[u], begin = T->unit_begin[u];
     double *out = T->partials + T->block_base[t] + begin / SUM_BLOCK;

@@ -78,7 +78,7 @@ typedef float real;
 enum { BLOCK = 256, SUM_BLOCK = 4096, LANES = 16 };
 
 typedef struct {
-  i64 units, threads, tensors;
+  i64 units, threads, grain, tensors;
   const i64 *unit_tensor, *unit_begin, *unit_end; /* elements; rows where the pass goes by rows */
   const i64 *size, *scalar_row, *row_size, *row_base, *block_base;
   const real *scalars, *row_values;
@@ -135,7 +135,7 @@ static inline void part_0(const Table *T, i64 t, i64 origin, i64 begin, i64 end,
   body_0_0(T, t, origin, begin, end, s, out);
 }
 void pass_0(const Table *T) {
-#pragma omp parallel for schedule(dynamic, 8) num_threads((int)T->threads) if(T->threads > 1)
+#pragma omp parallel for schedule(dynamic, (int)T->grain) num_threads((int)T->threads) if(T->threads > 1)
   for (i64 u = 0; u < T->units; u++) {
     const i64 t = T->unit_tensor[u], n = T->row_size[t];
     const i64 blocks = (n + SUM_BLOCK - 1) / SUM_BLOCK;
@@ -366,7 +366,7 @@ static inline void part_1(const Table *T, i64 t, i64 origin, i64 begin, i64 end,
   }
 }
 void pass_1(const Table *T) {
-#pragma omp parallel for schedule(dynamic, 8) num_threads((int)T->threads) if(T->threads > 1)
+#pragma omp parallel for schedule(dynamic, (int)T->grain) num_threads((int)T->threads) if(T->threads > 1)
   for (i64 u = 0; u < T->units; u++) {
     const i64 t = T->unit_tensor[u], begin = T->unit_begin[u];
     double *out = T->partials + T->block_base[t] + begin / SUM_BLOCK;

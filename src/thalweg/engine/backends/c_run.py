@@ -21,6 +21,9 @@ UNIT = 4 * c_source.SUM_BLOCK
 SERIAL = 32768
 """Below so many elements a parallel region costs more than it gains."""
 
+GRAIN = 64
+"""Units that a thread takes at a time: a long run streams better, many runs share out better."""
+
 Function = Callable[[Any], None]
 
 
@@ -63,7 +66,8 @@ class Addresses:
 
 # The Table struct of the C text, field by field.
 _FIELDS = (
-    "units", "threads", "tensors", "unit_tensor", "unit_begin", "unit_end", "size", "scalar_row", "row_size",
+    "units", "threads", "grain", "tensors", "unit_tensor", "unit_begin", "unit_end", "size",
+    "scalar_row", "row_size",
     "row_base", "block_base", "scalars", "row_values", "partials", "sums", "blocks", "rows",
 )  # fmt: skip
 _AT = {field: i for i, field in enumerate(_FIELDS)}
@@ -94,6 +98,7 @@ class PassTable:
         self.table[_AT["tensors"]] = tensors
         units, begins, ends = _units(b, program.by_row)
         self.table[_AT["units"]] = len(units)
+        self.table[_AT["grain"]] = max(1, min(len(units) // 32, GRAIN))
         for field, values in (
             ("unit_tensor", units),
             ("unit_begin", begins),

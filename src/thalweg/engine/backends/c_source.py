@@ -33,7 +33,7 @@ typedef {real} real;
 enum {{ BLOCK = {block}, SUM_BLOCK = {sum_block}, LANES = {lanes} }};
 
 typedef struct {{
-  i64 units, threads, tensors;
+  i64 units, threads, grain, tensors;
   const i64 *unit_tensor, *unit_begin, *unit_end; /* elements; rows where the pass goes by rows */
   const i64 *size, *scalar_row, *row_size, *row_base, *block_base;
   const real *scalars, *row_values;
@@ -76,7 +76,7 @@ _JOIN = {"sum": ("a + b", "0.0"), "max": ("b != b ? b : (a < b ? b : a)", "-INFI
 """How two partial results become one, and what none is."""
 
 _PARALLEL = """\
-#pragma omp parallel for schedule(dynamic, 8) num_threads((int)T->threads) if(T->threads > 1)"""
+#pragma omp parallel for schedule(dynamic, (int)T->grain) num_threads((int)T->threads) if(T->threads > 1)"""
 _RANGE = "const Table *T, i64 t, i64 origin, i64 begin, i64 end"
 
 
@@ -217,15 +217,21 @@ class BodyWriter:
         lines += [
             f"  {line}" for line in (*self._pointers(), *self._scalars(), *self._accumulators())
         ]
-        lines += [
-            "  for (i64 at = begin; at < end; at += BLOCK) {",
-            "    const int m = end - at < BLOCK ? (int)(end - at) : BLOCK;",
-        ]
+        lines += self._blocks()
         lines += [
             f"    {line}"
             for line in (*self._decode(), *self._compute(), *self._encode(), *self._accumulate())
         ]
         return "\n".join([*lines, "  }", "}"])
+
+    def _blocks(self) -> list[str]:
+        """Blocks of BLOCK where something passes through local arrays; else the whole range at once."""
+        if self.body.reduced or self._row_columns() or set(self.touched) - self.direct:
+            return [
+                "  for (i64 at = begin; at < end; at += BLOCK) {",
+                "    const int m = end - at < BLOCK ? (int)(end - at) : BLOCK;",
+            ]
+        return ["  {", "    const i64 at = begin;", "    const int m = (int)(end - begin);"]
 
     def _pointers(self) -> list[str]:
         lines = []
