@@ -63,6 +63,10 @@ def create_optimizer(
             f"unknown optimizer {head!r}.{suggest(head, _CLASSES)} Known: {', '.join(list_optimizers())}."
         )
     chosen = [_option(part, values) for part, values in parts]
+    if "*" in given:
+        raise ArgumentError(
+            f"{head}({given['*'][0]!r}) in {name!r}: write the argument's name, as {head}(weight_decay=0.1)"
+        )
     merged = {**arguments, **given}
     merged["options"] = [*merged.get("options", ()), *chosen]
     params = model_or_params

@@ -13,7 +13,7 @@ from thalweg.engine.option import OPTIONS
 from thalweg.engine.rule import Group
 from thalweg.errors import CheckpointError
 
-OWN_KEYS = ("rule", "options", "state_dtype")
+OWN_KEYS = ("rule", "options", "state_dtype", "decay_style", "decay_cautious")
 """What the constructor decides, whatever a checkpoint says."""
 
 
@@ -64,12 +64,13 @@ def _difference(mine: Any, other: Any) -> str:
 def merged_group(own: Group, saved: Mapping[str, Any]) -> dict[str, Any]:
     """A saved group as this optimizer takes it: its numbers, the constructor's rule, options, storage."""
     options = tuple(own["options"])
-    foreign = [o for o in saved.get("options", ()) if o not in options]
-    kept = {
-        k: v
-        for k, v in saved.items()
-        if k not in OWN_KEYS and not any(k.startswith(f"{o}_") for o in foreign)
+    foreign = {
+        f"{name}_{argument}"
+        for name in saved.get("options", ())
+        if name in OPTIONS and name not in options
+        for argument in OPTIONS[name].arguments()
     }
+    kept = {k: v for k, v in saved.items() if k not in OWN_KEYS and (k in own or k not in foreign)}
     missing = {k: v for k, v in own.items() if k not in saved and k != "params"}
     return {**kept, **missing, **{k: own[k] for k in OWN_KEYS if k in own}}
 
@@ -92,17 +93,23 @@ def loaded_state(
     resolved = resolve(group)
     wanted = wanted_slots(resolved, resolved.setting(p, frozenset()), group, p)
     own = [s.name for s in resolved.rule.slots if s.name in wanted]
+    own += ["step"] * any(s.name == "step" for s in resolved.rule.scalars)
     missing = [key for key in own if saved.get(key) is None]
     if strict and missing and any(isinstance(x, Tensor) for x in saved.values()):
         raise CheckpointError(
             f"the checkpoint has no {missing[0]!r} for {where}, only {', '.join(map(repr, saved))}: "
             "it is another optimizer's; load with strict=False to begin what is missing anew"
         )
-    foreign = tuple(f"{name}_" for name in OPTIONS if name not in group["options"])
+    foreign = {
+        f"{name}_{s}"
+        for name, spec in OPTIONS.items()
+        if name not in group["options"]
+        for s in [*(x.name for x in spec.slots), *(x.name for x in spec.scalars)]
+    }
     return {
         key: _copied(p, key, value, wanted[key][1] if key in wanted else None, where)
         for key, value in saved.items()
-        if not key.startswith(foreign)
+        if key in wanted or key not in foreign
     }
 
 

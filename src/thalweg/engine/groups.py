@@ -142,10 +142,10 @@ def wanted_slots(
             hypers = {h.name: h for h in owner.hypers}
             if isinstance(init, str) and init in hypers:
                 init = as_float(number(group, hyper_key(hypers[init], label)), init)
-            # A copy of the weights is never stored in less than the weights are.
-            wanted[key] = (
-                slot,
-                torch.promote_types(p.dtype, stored) if init == "param" else stored,
-                init,
-            )
+            # A copy of the weights is never stored in less than they are, an average in less than float32:
+            # what 1 - decay adds to it would round away.
+            dtype = torch.promote_types(p.dtype, stored) if init == "param" else stored
+            if isinstance(owner, OptionSpec) and owner.averages == slot.name:
+                dtype = torch.promote_types(dtype, torch.float32)
+            wanted[key] = slot, dtype, init
     return wanted

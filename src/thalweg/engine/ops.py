@@ -295,13 +295,16 @@ def apply(name: str, *operands: Any) -> Any:
     tensors = [x for x in operands if isinstance(x, Tensor)]
     if not tensors:
         return row.scalar(*operands)
-    like = tensors[-1]
+    numbers = [x for x in tensors if x.dtype != torch.bool]
+    like = (numbers or tensors)[-1]
     return row.eager(
         *(
             x
             if isinstance(x, Tensor)
             else torch.as_tensor(
-                x, dtype=None if isinstance(x, bool) else like.dtype, device=like.device
+                x,
+                dtype=None if isinstance(x, bool) or like.dtype == torch.bool else like.dtype,
+                device=like.device,
             )
             for x in operands
         )

@@ -172,10 +172,11 @@ class Optimizer(torch.optim.Optimizer):
             group |= dissolved(check_options(options))
         if "rule" in group:
             rule = as_rule(group["rule"])
-            names = {h.name for h in rule.hypers} | {h.place()[0] for h in rule.hypers}
+            names = {*rule.arguments(), *(h.place()[0] for h in rule.hypers)}
             given = {k: v for k, v in group.items() if k in names}
             group |= {"rule": rule.key, **numbers_of(type(self).__name__, rule, given)}
             group["weight_decay"] = param_group.get("weight_decay", self.defaults["weight_decay"])
+            group.setdefault("decay_style", self.defaults.get("decay_style") or rule.decay)
         return group
 
     def _check_shared(self, group: Group) -> None:
@@ -240,6 +241,13 @@ class Optimizer(torch.optim.Optimizer):
 
     # State ----------------------------------------------------------------------------------------
 
+    def __getstate__(self) -> dict[str, Any]:
+        if self._averaging:
+            raise StepError(
+                "a copy inside averaged() would train on the averages; leave the with block first"
+            )
+        return super().__getstate__()
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._plan, self._averaging = None, False
@@ -267,6 +275,8 @@ class Optimizer(torch.optim.Optimizer):
             CheckpointError: It is another rule's or has other options or shapes; nothing was changed.
             ValueError: It has other groups.
         """
+        if self._averaging:
+            raise StepError("load_state_dict() inside averaged(): leave the with block first")
         checked: dict[str, Any] = {}
 
         def check(_: Any, given: dict[str, Any]) -> dict[str, Any]:
@@ -342,24 +352,28 @@ class Optimizer(torch.optim.Optimizer):
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """Within the block the parameters hold their averages; values are exchanged, never pointers.
+        """Within the block the parameters hold their averages: values are copied, never pointers.
+
+        The weights are kept aside and put back bit for bit; the averages are not written.
 
         Raises:
             ArgumentError: No group has an option that averages.
+            StepError: It is already in such a block.
         """
-        pairs = [
-            (p, self.state[p][key]) for p, key in self._averages() if key in self.state.get(p, {})
-        ]
         if self._averaging:
             raise StepError(
                 "averaged() inside averaged(): the parameters hold their averages already"
             )
-        _exchange(pairs)
+        averages = {
+            p: self.state[p][key] for p, key in self._averages() if key in self.state.get(p, {})
+        }
+        kept = {p: p.detach().clone() for p in averages}
+        _copy(averages)
         self._averaging = True
         try:
             yield
         finally:
-            _exchange(pairs)
+            _copy(kept)
             self._averaging = False
 
     def _averages(self) -> list[tuple[Tensor, str]]:
@@ -375,12 +389,10 @@ class Optimizer(torch.optim.Optimizer):
         return found
 
 
-def _exchange(pairs: list[tuple[Tensor, Tensor]]) -> None:
+def _copy(values: dict[Tensor, Tensor]) -> None:
     with torch.no_grad():
-        for p, average in pairs:
-            kept = p.detach().clone()
-            p.copy_(average)
-            average.copy_(kept)
+        for p, value in values.items():
+            p.copy_(value)
 
 
 def _first_name(group: Group) -> str:

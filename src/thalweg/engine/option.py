@@ -64,6 +64,7 @@ class OptionSpec(Declared):
     averages: str | None = None
     builtin: bool = False
     at_construction: Callable[[Group], dict[str, Any]] | None = None
+    module: str = ""
 
     def at(self, station: Station, *, rank: int) -> Callable[[Callable[..., Any]], OptionSpec]:
         """Add a function at a further station."""
@@ -147,6 +148,13 @@ def option(
         if station is not None:
             spec.at(station, rank=rank)(function)
         object.__setattr__(spec, "__doc__", function.__doc__)
+        old = OPTIONS.get(spec.name)
+        if old is not None and old.module != function.__module__:
+            raise DeclarationError(
+                f"an option named {spec.name!r} exists already, in {old.module}; "
+                "pass name= to call yours otherwise"
+            )
+        object.__setattr__(spec, "module", function.__module__)
         OPTIONS[spec.name] = spec
         return spec
 
@@ -163,7 +171,7 @@ class Option:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        PUBLIC[cls.spec.name] = cls
+        PUBLIC.setdefault(cls.spec.name, cls)  # a subclass of an option keeps the option's name
         check_used(
             cls.spec, frozenset().union(*(s.asks for s in cls.spec.stages)) | _stored(cls.spec)
         )
@@ -231,6 +239,8 @@ def stages_of(specs: Iterable[OptionSpec], station: Station) -> list[tuple[Optio
     """The stages at one station in the table's order, whatever the order of the specs."""
     found = [(spec, stage) for spec in specs for stage in spec.stages if stage.station == station]
     found.sort(key=lambda pair: (pair[1].rank, pair[0].name))
+    if station == "apply" and len(found) > 1:  # one that was chosen replaces the built-in one
+        found = [(spec, stage) for spec, stage in found if not spec.builtin]
     if station == "apply" and len(found) > 1:
         raise DeclarationError(
             f"two options apply the update: {found[0][0].name} and {found[1][0].name}"

@@ -120,7 +120,7 @@ class BucketRun:
         for name, node in self.written.items():
             if node.lane != Lane.HOST:
                 self.bucket.vectors[name].copy_(numbers.device[node].expand(count))
-            elif name != "step":
+            elif node.op != "input":  # the plain count is added below
                 values = [numbers.of(node, i) for i in range(count)]
                 vector = self.bucket.vectors[name]
                 vector.copy_(upload(values, torch.float64, vector.device))
@@ -132,11 +132,10 @@ class BucketRun:
     def _count(self) -> None:
         """Count the step, and keep the rows if all counts went up together."""
         steps, self.expected = self.steps, None
-        if any(r.first for r in self.rows) or (
-            steps is not None and self.written["step"].lane != Lane.HOST
-        ):
+        plainly = steps is not None and self.written["step"].op == "input"
+        if any(r.first for r in self.rows) or (steps is not None and not plainly):
             self.rows = []
-        if steps is not None and self.written["step"].lane == Lane.HOST:
+        if steps is not None and plainly:
             steps.add_(1.0)
             self.expected = steps.clone()
             self.rows = [Row(r.group, r.t + 1.0, r.first) for r in self.rows]
@@ -170,12 +169,19 @@ class BucketRun:
         return torch.stack(values)[upload([place[g] for g in bucket.groups], torch.int64, device)]
 
 
+def _is_frozen(x: Any) -> bool:
+    """Whether it cannot change while it is the same object."""
+    if isinstance(x, tuple):
+        return all(map(_is_frozen, x))
+    return x is None or isinstance(x, (bool, int, float, str))
+
+
 def _reader(group: Group, row: Row) -> Callable[[tuple[str, str]], float]:
     def read(source: tuple[str, str]) -> float:
         kind, name = source
         if kind == "hyper":
             return as_float(number(group, name), name)
-        return row.t if kind == "t" else float(row.first)
+        return {"t": row.t, "first": float(row.first)}[kind]
 
     return read
 
@@ -190,6 +196,7 @@ class Plan:
     def __init__(self, runs: list[BucketRun], watch: Watch, resolved: list[Resolved]) -> None:
         self.runs, self.watch, self.resolved = runs, watch, resolved
         self.seen: list[tuple[list[str], list[Any]]] = [([], [])] * len(resolved)
+        self.frozen = [True] * len(resolved)
         self.settled = False
         total = sum(sum(r.bucket.numel) for r in runs)
         for r in runs:
@@ -223,9 +230,12 @@ class Plan:
     def _group_holds(self, index: int, group: Group) -> bool:
         """Whether a group means what it meant; it is read again only if some value is another object."""
         keys, values = self.seen[index]
+        if not self.frozen[index]:
+            return resolve(group) == self.resolved[index]
         if same_objects(group, keys) and same_objects(group.values(), values):
             return True
         self.seen[index] = list(group), list(group.values())
+        self.frozen[index] = all(_is_frozen(x) for key, x in group.items() if key != "params")
         return resolve(group) == self.resolved[index]
 
     def settle(self, state: Mapping[Tensor, Any]) -> None:

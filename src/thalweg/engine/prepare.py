@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from thalweg.engine.backends import c_run, choice
 from thalweg.engine.codecs import codec_of
@@ -139,8 +140,13 @@ class Preparation:
         return list(found.values())
 
     def _entry(self, order: int, index: int, p: Tensor, grad: Tensor, where: str) -> Entry:
+        _check_parameter(p, where)
         _check_gradient(grad, p, where)
         family = self._family(index, p)
+        if p.is_complex() and any(q.by_row for q in family.programs):
+            raise StepError(
+                f"{where} is complex, and a sum over rows would mix real and imaginary parts"
+            )
         rule = family.resolved.rule
         sparse = grad.layout != torch.strided
         if sparse and not rule.sparse:
@@ -148,7 +154,9 @@ class Preparation:
                 f"{rule.refuses_sparse or f'{rule.name} does not support sparse gradients'}: {where} has "
                 f"a {str(grad.layout).removeprefix('torch.')} one; make it dense (sparse=False in its layer)"
             )
-        by_rows = sparse and grad.sparse_dim() == 1 and family.touches_only_rows
+        by_rows = (
+            sparse and grad.sparse_dim() == 1 and family.touches_only_rows and not p.is_complex()
+        )
         in_place = by_rows or (not sparse and _in_place(grad, p))
         staged = None if in_place else torch.empty_like(p, dtype=grad.dtype)
         dense = grad.to_dense() if sparse and family.wanted else grad
@@ -177,7 +185,8 @@ class Preparation:
     ) -> tuple[Kind, ModuleType]:
         dtypes = (p.dtype, grad.dtype, *(x.dtype for x in state.slots.values()))
         flags = {f"use_{name}": family.group.get(name) for name in ("foreach", "fused")}
-        key = (family.graph, dtypes, p.device, layout, *flags.values())
+        owners = (family.resolved.rule, family.resolved.specs)  # two rules may have one text
+        key = (family.graph, owners, dtypes, p.device, layout, *flags.values())
         if key not in self.kinds:
             try:
                 codecs = dict(
@@ -259,6 +268,27 @@ def parameter_name(group: Group, index: int, place: int) -> str:
     """What messages call a parameter."""
     names = group.get("param_names")
     return repr(names[place]) if names else f"parameter {place} of group {index}"
+
+
+def _check_parameter(p: Tensor, where: str) -> None:
+    """Refuse what no backend can write through its address or its elements."""
+    if is_traceable_wrapper_subclass(p):
+        raise StepError(
+            f"{where} is a {type(p).__name__}: its parts are not stepped yet (sharded parameters are refused "
+            "rather than approximated); step the full parameter"
+        )
+    if p.device.type in ("cpu", "cuda") and p.numel() and not p.data_ptr():
+        raise StepError(
+            f"{where} has no storage (it was freed, or is fake); materialise it before the step"
+        )
+    if p.is_conj() or p.is_neg():
+        raise StepError(
+            f"{where} is a lazily conjugated or negated view; use its resolve_conj().resolve_neg()"
+        )
+    if any(n > 1 and stride == 0 for n, stride in zip(p.shape, p.stride(), strict=True)):
+        raise StepError(
+            f"{where} is expanded: several of its elements are one number in storage; clone() it"
+        )
 
 
 def _check_gradient(grad: Tensor, p: Tensor, where: str) -> None:

@@ -16,6 +16,13 @@ from thalweg.errors import ArgumentError, DeclarationError, suggest
 ENGINE_NAMES = ("p", "t", "lr", "first")
 """What any rule may ask for: the parameter, the 1-based step, the learning rate, whether its state is new."""
 
+RESERVED = frozenset({
+    "params", "param_names", "rule", "options", "state_dtype", "lr", "initial_lr", "weight_decay",
+    "decay_style", "decay_cautious", "foreach", "fused", "maximize", "capturable", "differentiable",
+    "param", "grad", "fresh",
+})  # fmt: skip
+"""Keys of a group and of a state that are taken."""
+
 Group = Mapping[str, Any]
 
 
@@ -193,6 +200,13 @@ class Declared:
                 raise DeclarationError(
                     f"{self.name}: {name!r} is the engine's name; it is asked for, not declared"
                 )
+        starts = {"param", "grad", *(h.name for h in self.hypers)}
+        for slot in self.slots:
+            if isinstance(slot.init, str) and slot.init not in starts:
+                raise DeclarationError(
+                    f"{self.name}: slot {slot.name!r} has init={slot.init!r}; it is a number or one of "
+                    f"{', '.join(sorted(starts))}"
+                )
         switches = {s.name for s in self.switches}
         for slot in self.slots:
             if slot.when is not None and slot.when not in switches:
@@ -227,6 +241,10 @@ def read_signature(
             f"then the declared slots in order: {wanted or 'none'}; numbers come after a *"
         )
     numbers = set(owner.names()) - {s.name for s in slots}
+    if "step" in keywords:
+        raise DeclarationError(
+            f"{owner.name}: ask for t, the number of this step from 1, not for 'step'"
+        )
     unknown = [k for k in keywords if k not in numbers and k not in ENGINE_NAMES and k not in extra]
     if unknown:
         raise DeclarationError(
@@ -387,6 +405,14 @@ def rule(
             check,
         )
         new._check_names()
+        for taken in RESERVED.intersection([*new.names(), *(h.place()[0] for h in hypers)]):
+            raise DeclarationError(f"{new.name}: the name {taken!r} is taken; call it otherwise")
+        if "step" in {*(s.name for s in slots), *new.arguments()}:
+            raise DeclarationError(
+                f"{new.name}: 'step' is the step count, a Scalar; call the other otherwise"
+            )
+        if decay not in ("l2", "decoupled"):
+            raise DeclarationError(f"{new.name}: decay={decay!r}; allowed: 'l2', 'decoupled'")
         asks = read_signature(new, function, 1, slots, ())
         check_used(new, asks)
         object.__setattr__(new, "asks", asks)

@@ -100,11 +100,12 @@ def _fresh(p: Tensor, grad: Tensor, dtype: torch.dtype, init: float | str) -> Te
 
 
 def _check(there: Any, p: Tensor, key: str, where: str) -> None:
-    if not isinstance(there, Tensor) or there.shape != p.shape:
-        got = f"shape {tuple(there.shape)}" if isinstance(there, Tensor) else repr(there)
+    alike = isinstance(there, Tensor) and there.is_complex() == p.is_complex()
+    if not alike or there.shape != p.shape:
+        got = f"{there.dtype} {tuple(there.shape)}" if isinstance(there, Tensor) else repr(there)
         raise StepError(
-            f"state {key!r} of {where} has {got}, and the parameter has shape {tuple(p.shape)}: it was "
-            "replaced by one of another shape; remove its entry from optimizer.state or make a new optimizer"
+            f"state {key!r} of {where} has {got}, and the parameter has {p.dtype} {tuple(p.shape)}: it was "
+            "replaced by one of another kind; remove its entry from optimizer.state or make a new optimizer"
         )
     if there.device != p.device:
         raise StepError(

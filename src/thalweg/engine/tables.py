@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 from operator import is_, itemgetter
 from typing import Any
 
@@ -200,13 +201,16 @@ class Watch:
     def settle(self, state: Mapping[Tensor, Any], buckets: Sequence[Bucket]) -> None:
         """Remember the state, once it is published."""
         self.state = state
-        self.state_keys, self.state_values = list(state), list(state.values())
-        # One slot of each parameter stands for all: they are made, loaded and replaced together.
-        self.slots = [
-            (itemgetter(key), [state[p] for p in b.params], held, list(map(_address_of, held)))
-            for b in buckets
-            for key, held in list(b.slots.items())[:1]
-        ]
+        self.state_values = list(state.values())
+        # Every entry that a kernel writes, and every element of a vector that the engine counts in.
+        self.entries = []
+        for b in buckets:
+            keys = (*b.slots, *b.vectors)
+            if keys:
+                get, owners = _getter(keys), [state[p] for p in b.params]
+                self.entries.append((get, owners, list(chain.from_iterable(map(get, owners)))))
+        self.slots = [x for b in buckets for held in b.slots.values() for x in held]
+        self.slot_addresses = list(map(_address_of, self.slots))
 
     def parameters_hold(self, groups: Sequence[Group], state: Mapping[Tensor, Any]) -> bool:
         """Whether parameters, their addresses, and their slots are what they were."""
@@ -220,17 +224,15 @@ class Watch:
             return False
         if not self.layouts.hold(self.params):
             return False
-        if not same_objects(state, self.state_keys) or not same_objects(
-            state.values(), self.state_values
-        ):
+        if not same_objects(state.values(), self.state_values):
             return False
         try:
-            return all(
-                all(map(is_, map(get, owners), held)) and list(map(_address_of, held)) == addresses
-                for get, owners, held, addresses in self.slots
-            )
+            for get, owners, held in self.entries:
+                if not all(map(is_, chain.from_iterable(map(get, owners)), held)):
+                    return False
         except KeyError:
             return False
+        return list(map(_address_of, self.slots)) == self.slot_addresses
 
     def gradients(self) -> tuple[list[Tensor], bool] | None:
         """The gradients, and whether their addresses are new; None if the tables do not fit them.
@@ -246,6 +248,14 @@ class Watch:
         addresses = list(map(_address_of, grads))
         moved, self.grad_addresses = addresses != self.grad_addresses, addresses
         return grads, moved
+
+
+def _getter(keys: Sequence[str]) -> Callable[[Mapping[str, Any]], tuple[Any, ...]]:
+    """Entries of these keys, as a tuple also where there is one."""
+    if len(keys) > 1:
+        return itemgetter(*keys)
+    (key,) = keys
+    return lambda entries: (entries[key],)
 
 
 def same_objects(now: Collection[Any], held: Sequence[Any]) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from thalweg.engine.graph import Builder, Graph, Lane, Node
+from thalweg.engine.graph import Builder, Graph, Lane, Node, topological
 from thalweg.engine.ops import REDUCTIONS, Traced, where
 from thalweg.engine.option import OptionSpec, Stage, Station, stages_of
 from thalweg.engine.rule import Declared, Hyper, Rule, Slot
@@ -148,8 +148,9 @@ class Tracer:
                 f"{self.owner}: {op}() adds up numbers of elements, not "
                 f"{'conditions (use where(condition, 1.0, 0.0))' if node.boolean else f'the scalar {node}'}"
             )
-        self.reductions += 1
-        return Value(self, self.builder.reduce(op, node, over, f"{self.owner}.{self.reductions}"))
+        self.reductions += over == "all"
+        tag = f"{self.owner}.{self.reductions}" if over == "all" else ""
+        return Value(self, self.builder.reduce(op, node, over, tag))
 
     @contextmanager
     def owned_by(self, name: str) -> Iterator[None]:
@@ -279,8 +280,10 @@ class Weaver:
             numbers = self.tracer.numbers(owner, asks, label, **(self.values | values))
             try:
                 result = function(*leading, *tensors, **numbers)
-            except ThalwegError:
-                raise
+            except ThalwegError as e:
+                if str(e).startswith(f"{owner.name}:") or str(e).startswith(f"{owner.name} "):
+                    raise
+                raise type(e)(f"{owner.name}: {e}") from None
             except Exception as e:
                 hint = "; a rule computes with thalweg.ops" if "Value" in str(e) else ""
                 raise TraceError(
@@ -319,9 +322,13 @@ class Weaver:
     def _counts_steps(self) -> bool:
         stages = [stage.asks for spec in self.specs for stage in spec.stages]
         declared = [s.name for d in (self.rule, *self.specs) for s in d.scalars]
-        if "first" in self.rule.asks and not self.rule.slots:
+        if self._uses_first() and not active_slots(self.rule, "", self.tracer.setting.switches):
             return True  # something in the state must tell that it is not new any more
         return "step" in declared or any("t" in asks for asks in (self.rule.asks, *stages))
+
+    def _uses_first(self) -> bool:
+        nodes = topological(value.node for value in self.outputs.values())
+        return any(n.attr == ("first", "") for n in nodes)
 
     def _gated(self, raw: Value) -> dict[str, Value]:
         """Where a gate says no, everything stays: parameter, slots, scalars and step count."""

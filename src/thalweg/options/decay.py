@@ -19,7 +19,10 @@ def _style_of(group: Group) -> str:
     chosen = group.get("decay_style")
     if chosen is None and "decoupled_weight_decay" in group:
         chosen = "decoupled" if group["decoupled_weight_decay"] else "l2"
-    return chosen or find_rule(group["rule"]).decay
+    chosen = chosen or find_rule(group["rule"]).decay
+    if chosen not in STYLES:
+        raise ArgumentError(f"decay_style {chosen!r} in a group; allowed: {', '.join(STYLES)}")
+    return str(chosen)
 
 
 def _is_cautious(group: Group) -> bool:

@@ -32,13 +32,14 @@ class StateDtype(Option):
 
     spec = state_dtype
 
-    def __init__(self, dtype: torch.dtype) -> None:
-        if not isinstance(dtype, torch.dtype):
+    def __init__(self, dtype: torch.dtype | str) -> None:
+        found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+        if not isinstance(found, torch.dtype) or found.is_complex:
             raise ArgumentTypeError(
-                f"StateDtype({dtype!r}); it takes a dtype, such as torch.bfloat16"
+                f"StateDtype({dtype!r}); it takes a real dtype, such as torch.bfloat16"
             )
-        codec_of(dtype)
-        super().__init__(dtype=dtype)
+        codec_of(found)
+        super().__init__(dtype=found)
 
     def keys(self) -> dict[str, Any]:
         """The dtype by name: groups hold plain values."""

@@ -58,7 +58,7 @@ def upload(values: Any, dtype: torch.dtype, device: torch.device) -> Tensor:
     """
     if device.type != "cuda":
         return torch.tensor(values, dtype=dtype, device=device)
-    host = torch.tensor(values, dtype=dtype, pin_memory=True)
+    host = torch.tensor(values, dtype=dtype, device="cpu", pin_memory=True)
     if torch.cuda.is_current_stream_capturing():
         _captured.append(host)
     return host.to(device, non_blocking=True)

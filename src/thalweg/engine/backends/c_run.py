@@ -119,14 +119,19 @@ class PassTable:
         self._longs("block_base", exclusive_sums(blocks))
         self.table[_AT["blocks"]], self.table[_AT["rows"]] = sum(blocks), rows
         sums = len(program.reductions)
-        self._put("partials", torch.zeros(sums * sum(blocks), dtype=torch.float64))
-        self.sums = torch.zeros((sums, rows if program.by_row else tensors), dtype=torch.float64)
+        self._put("partials", torch.zeros(sums * sum(blocks), dtype=torch.float64, device="cpu"))
+        self.sums = torch.zeros(
+            (sums, rows if program.by_row else tensors), dtype=torch.float64, device="cpu"
+        )
         self._put("sums", self.sums)
         self.serial = sum(b.numel) < SERIAL
         self.of_tensor = any(c.lane != Lane.HOST for c in program.columns)
         if self.of_tensor:
-            self._longs("scalar_row", torch.arange(tensors))
-            self._put("scalars", torch.zeros((tensors, len(program.columns)), dtype=self.real))
+            self._longs("scalar_row", torch.arange(tensors, device="cpu"))
+            self._put(
+                "scalars",
+                torch.zeros((tensors, len(program.columns)), dtype=self.real, device="cpu"),
+            )
         for i, tensors_of in enumerate(self.streams):
             self.take(i, Addresses(tensors_of))
 
@@ -143,15 +148,19 @@ class PassTable:
             scalars = self.held["scalars"]
             assert isinstance(scalars, Tensor)
             # One copy for all that the host computed, then one for each that the device did.
-            rows = torch.tensor(values, dtype=torch.float64).view(-1, len(columns))
-            scalars.copy_(rows if len(rows) == 1 else rows[torch.tensor(numbers.row_of)])
+            rows = torch.tensor(values, dtype=torch.float64, device="cpu").view(-1, len(columns))
+            scalars.copy_(
+                rows if len(rows) == 1 else rows[torch.tensor(numbers.row_of, device="cpu")]
+            )
             for i, c in enumerate(columns):
                 if c.lane != Lane.HOST:
                     scalars[:, i] = numbers.device[c]
         else:
             if self.rows_of is not numbers.row_of:
                 self.rows_of = numbers.row_of
-                self._longs("scalar_row", torch.tensor(numbers.row_of, dtype=torch.int64))
+                self._longs(
+                    "scalar_row", torch.tensor(numbers.row_of, dtype=torch.int64, device="cpu")
+                )
             words = array("d" if self.real == torch.float64 else "f", values)
             self.held["scalars"] = words
             self.table[_AT["scalars"]] = words.buffer_info()[0]
@@ -173,16 +182,20 @@ def _row_major(columns: Sequence[Node], numbers: Numbers) -> list[float]:
 
 def _units(bucket: Bucket, by_row: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Work of about UNIT elements each: (tensor, begin, end) in elements, or in rows."""
-    lengths = torch.tensor(bucket.row_count if by_row else bucket.numel, dtype=torch.int64)
+    lengths = torch.tensor(
+        bucket.row_count if by_row else bucket.numel, dtype=torch.int64, device="cpu"
+    )
     if by_row:
-        sizes = torch.tensor(bucket.row_size, dtype=torch.int64)
+        sizes = torch.tensor(bucket.row_size, dtype=torch.int64, device="cpu")
         lengths = torch.where(sizes > 0, lengths, 0)
         step = (UNIT // sizes.clamp(min=1)).clamp(min=1)
     else:
         step = torch.full_like(lengths, UNIT)
     counts = (lengths + step - 1) // step
-    tensor = torch.repeat_interleave(torch.arange(len(lengths)), counts)
-    begin = (torch.arange(len(tensor)) - (counts.cumsum(0) - counts)[tensor]) * step[tensor]
+    tensor = torch.repeat_interleave(torch.arange(len(lengths), device="cpu"), counts)
+    begin = (torch.arange(len(tensor), device="cpu") - (counts.cumsum(0) - counts)[tensor]) * step[
+        tensor
+    ]
     return tensor, begin, torch.minimum(begin + step[tensor], lengths[tensor])
 
 

@@ -60,7 +60,9 @@ class Eager:
         for i in range(len(self.bucket.params)):
             for found, part in zip(parts, self._tensor(program, i, numbers), strict=True):
                 found.append(part)
-        return [torch.cat(p) if p else torch.zeros(0, dtype=torch.float64) for p in parts]
+        return [
+            torch.cat(p) if p else torch.zeros(0, dtype=torch.float64, device="cpu") for p in parts
+        ]
 
     def _tensor(self, program: Program, i: int, numbers: Numbers) -> list[Tensor]:
         values: dict[Node, Tensor] = {}

@@ -44,7 +44,9 @@ class Foreach:
         """Run one pass."""
         program = self.kind.programs[index]
         tensors = range(len(self.bucket.params))
-        sums: list[list[Tensor]] = [[torch.zeros(0)] * len(tensors) for _ in program.reductions]
+        sums: list[list[Tensor]] = [
+            [torch.zeros(0, device="cpu")] * len(tensors) for _ in program.reductions
+        ]
         chosen: dict[Body, list[int]] = {}
         for i in tensors:
             body = choose(program.tree, lambda node, i=i: bool(numbers.of(node, i) != 0))  # type: ignore[misc]
@@ -54,7 +56,8 @@ class Foreach:
                 for batch in self._batches(program, members):
                     Batch(self.bucket, program, body, batch, numbers).run(sums)
         return [
-            torch.cat(parts) if parts else torch.zeros(0, dtype=torch.float64) for parts in sums
+            torch.cat(parts) if parts else torch.zeros(0, dtype=torch.float64, device="cpu")
+            for parts in sums
         ]
 
     def _batches(self, program: Program, members: list[int]) -> Iterator[list[Piece]]:

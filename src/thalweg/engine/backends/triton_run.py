@@ -112,11 +112,11 @@ class Tables:
     def __init__(self, bucket: Bucket) -> None:
         self.bucket, self.device = bucket, bucket.kind.device
         self.count = len(bucket.params)
-        lengths = torch.tensor(bucket.numel, dtype=torch.int64)
+        lengths = torch.tensor(bucket.numel, dtype=torch.int64, device="cpu")
         counts = (lengths + UNIT - 1) // UNIT
         bounds = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-        tensor = torch.repeat_interleave(torch.arange(self.count), counts)
-        begin = (torch.arange(len(tensor)) - bounds[tensor]) * UNIT
+        tensor = torch.repeat_interleave(torch.arange(self.count, device="cpu"), counts)
+        begin = (torch.arange(len(tensor), device="cpu") - bounds[tensor]) * UNIT
         units = torch.stack([tensor, begin, torch.minimum(begin + UNIT, lengths[tensor])], 1)
         held = [bucket.params, *(bucket.slots[s] for s in bucket.kind.slots)]
         columns = [bucket.row_size, bucket.row_base, *(map(Tensor.data_ptr, x) for x in held)]
