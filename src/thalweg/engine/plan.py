@@ -114,7 +114,7 @@ class BucketRun:
         return shares
 
     def finish(self) -> None:
-        """Write the scalars; tell autograd what was written."""
+        """Write the scalars."""
         numbers = self._numbers(-1)
         count = len(self.row_of)
         for name, node in self.written.items():
@@ -126,8 +126,6 @@ class BucketRun:
                 vector.copy_(upload(values, torch.float64, vector.device))
         self._count()
         self.bucket.first = [False] * count
-        if self.kind.layout != "differentiable":
-            torch.autograd.graph.increment_version(self.bucket.written)
 
     def _count(self) -> None:
         """Count the step, and keep the rows if all counts went up together."""
@@ -212,11 +210,9 @@ class Plan:
 
     def fits(self, groups: Sequence[Group], state: Mapping[Tensor, Any]) -> bool:
         """Check everything, and take this step's gradients if it still fits."""
-        if not self.watch.parameters_hold(groups, state):
-            return False
         if not all(map(self._group_holds, range(len(groups)), groups)):
             return False
-        found = self.watch.gradients()
+        found = self.watch.gradients(groups, state)
         if found is None:
             return False
         grads, moved = found
@@ -241,8 +237,10 @@ class Plan:
     def settle(self, state: Mapping[Tensor, Any]) -> None:
         """The new state is the optimizer's."""
         if not self.settled:
-            self.watch.settle(state, [r.bucket for r in self.runs])
+            self.watch.settle(state)
             self.settled = True
+            for r in self.runs:  # later steps say so block by block
+                torch.autograd.graph.increment_version(r.bucket.written())
 
     def ready(self, groups: Sequence[Group]) -> None:
         """Compute every scalar that is known beforehand; the last thing that can fail."""

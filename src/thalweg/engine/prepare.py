@@ -126,7 +126,7 @@ class Preparation:
         self._compile()
         drafts = self._drafts(entries)
         runs = [self._run(d) for d in drafts]
-        watch = Watch(self.groups, [d.bucket for d in drafts], [g for d in drafts for g in d.raw])
+        watch = Watch(self.groups, [d.bucket for d in drafts], [d.raw for d in drafts])
         return Plan(runs, watch, self.resolved), self.pending
 
     def _entries(self) -> list[Entry]:

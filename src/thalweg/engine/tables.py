@@ -121,16 +121,13 @@ class Bucket:
             torch.arange(len(self.params), device=self.kind.device), counts
         )
 
-    @cached_property
-    def written(self) -> list[Tensor]:
-        """Everything that the last pass may write: what autograd must learn of."""
-        streams = set(self.kind.programs[-1].stores)
-        lists = [
-            self.params if name == "param" else self.slots[name]
-            for name in ("param", *self.kind.slots)
-            if name in streams
-        ]
-        return [x for tensors in lists for x in tensors]
+    def written(self, start: int = 0, stop: int | None = None) -> list[Tensor]:
+        """What the last pass may write of these tensors: what autograd must learn of."""
+        if self.kind.layout == "differentiable":
+            return []  # autograd sees it all
+        streams = self.kind.programs[-1].stores
+        lists = [self.params if s == "param" else self.slots[s] for s in streams]
+        return [x for tensors in lists for x in tensors[start:stop]]
 
 
 def exclusive_sums(counts: Sequence[int]) -> list[int]:
@@ -176,78 +173,116 @@ def _describe(x: Tensor) -> tuple[Any, ...]:
     return type(x), x.dtype, x.device, x.shape, strides, x.is_neg(), x.is_conj()
 
 
+class Block:
+    """A few hundred tensors of a bucket, asked everything while they are still in the cache."""
+
+    SIZE = 256
+
+    def __init__(self, bucket: Bucket, start: int, grads: Sequence[Tensor]) -> None:
+        stop = start + self.SIZE
+        self.bucket, self.start, self.stop = bucket, start, stop
+        self.params = bucket.params[start:stop]
+        self.addresses = list(map(_address_of, self.params))
+        self.layouts, self.grad_layouts = Layouts(self.params), Layouts(grads[start:stop])
+        self.slots = [x for held in bucket.slots.values() for x in held[start:stop]]
+        self.slot_addresses = list(map(_address_of, self.slots))
+        self.written = bucket.written(start, stop)
+        self.owners: list[Mapping[str, Any]] = []
+        self.entries: list[Any] = []
+        keys = (*bucket.slots, *bucket.vectors)
+        self.get = _getter(keys) if keys else None
+
+    def settle(self, state: Mapping[Tensor, Any]) -> None:
+        """Remember every entry that a kernel writes, or that is an element of a vector of counts."""
+        if self.get is not None:
+            self.owners = [state[p] for p in self.params]
+            self.entries = list(chain.from_iterable(map(self.get, self.owners)))
+
+    def gradients(self) -> list[Tensor] | None:
+        """The gradients, if parameters, state and gradients are what tables were built for.
+
+        Each gradient must have the type, dtype, device, sizes and strides of the one before it: an
+        allocator hands the next gradient the same address with other strides, so that an address
+        proves nothing.
+        """
+        if list(map(_address_of, self.params)) != self.addresses:
+            return None
+        if not self.layouts.hold(self.params):
+            return None
+        grads: list[Any] = list(map(_grad_of, self.params))
+        if not self.grad_layouts.hold(grads):
+            return None
+        if self.get is not None:
+            found = chain.from_iterable(map(self.get, self.owners))
+            if not all(map(is_, found, self.entries)):
+                return None
+        if list(map(_address_of, self.slots)) != self.slot_addresses:
+            return None
+        # Kernels write behind autograd's back: a graph that saved these must know. It is said here, where
+        # they are in the cache, and not after the step.
+        torch.autograd.graph.increment_version(self.written)
+        return grads
+
+
 class Watch:
     """Remembers what tables were built from and tells whether it still is so.
 
     Args:
         groups: The optimizer's groups.
         buckets: What was built.
-        grads: The gradients by bucket, as they were.
+        grads: The gradients of each bucket, as they were.
     """
 
     def __init__(
-        self, groups: Sequence[Group], buckets: Sequence[Bucket], grads: Sequence[Tensor]
+        self, groups: Sequence[Group], buckets: Sequence[Bucket], grads: Sequence[Sequence[Tensor]]
     ) -> None:
         self.lists = [list(g["params"]) for g in groups]
-        self.params = [p for b in buckets for p in b.params]
-        active = set(map(id, self.params))
+        active = {id(p) for b in buckets for p in b.params}
         self.idle = [p for params in self.lists for p in params if id(p) not in active]
-        self.addresses = list(map(_address_of, self.params))
-        self.layouts = Layouts(self.params)
-        self.takes_any = all(g.layout == torch.strided for g in grads)
-        self.grad_layouts = Layouts(grads)
-        self.grad_addresses = list(map(_address_of, grads)) if self.takes_any else []
+        self.takes_any = all(g.layout == torch.strided for gs in grads for g in gs)
+        self.blocks = [
+            Block(b, start, gs)
+            for b, gs in zip(buckets, grads, strict=True)
+            for start in range(0, len(b.params), Block.SIZE)
+        ]
+        self.grad_addresses = [g.data_ptr() for gs in grads for g in gs] if self.takes_any else []
 
-    def settle(self, state: Mapping[Tensor, Any], buckets: Sequence[Bucket]) -> None:
+    def settle(self, state: Mapping[Tensor, Any]) -> None:
         """Remember the state, once it is published."""
-        self.state = state
-        self.state_values = list(state.values())
-        # Every entry that a kernel writes, and every element of a vector that the engine counts in.
-        self.entries = []
-        for b in buckets:
-            keys = (*b.slots, *b.vectors)
-            if keys:
-                get, owners = _getter(keys), [state[p] for p in b.params]
-                self.entries.append((get, owners, list(chain.from_iterable(map(get, owners)))))
-        self.slots = [x for b in buckets for held in b.slots.values() for x in held]
-        self.slot_addresses = list(map(_address_of, self.slots))
+        self.state, self.state_values = state, list(state.values())
+        for block in self.blocks:
+            block.settle(state)
 
-    def parameters_hold(self, groups: Sequence[Group], state: Mapping[Tensor, Any]) -> bool:
-        """Whether parameters, their addresses, and their slots are what they were."""
+    def gradients(
+        self, groups: Sequence[Group], state: Mapping[Tensor, Any]
+    ) -> tuple[list[Tensor], bool] | None:
+        """This step's gradients, and whether their addresses are new; None if the tables do not fit."""
+        if not self.takes_any or not self._lists_hold(groups, state):
+            return None
+        if any(g is not None for g in map(_grad_of, self.idle)):
+            return None
+        grads: list[Tensor] = []
+        addresses: list[int] = []
+        try:
+            for block in self.blocks:
+                found = block.gradients()
+                if found is None:
+                    return None
+                grads += found
+                addresses += map(_address_of, found)
+        except KeyError:  # an entry of the state is gone
+            return None
+        moved, self.grad_addresses = addresses != self.grad_addresses, addresses
+        return grads, moved
+
+    def _lists_hold(self, groups: Sequence[Group], state: Mapping[Tensor, Any]) -> bool:
         if len(groups) != len(self.lists) or state is not self.state:
             return False
         if not all(
             same_objects(g["params"], held) for g, held in zip(groups, self.lists, strict=True)
         ):
             return False
-        if list(map(_address_of, self.params)) != self.addresses:
-            return False
-        if not self.layouts.hold(self.params):
-            return False
-        if not same_objects(state.values(), self.state_values):
-            return False
-        try:
-            for get, owners, held in self.entries:
-                if not all(map(is_, chain.from_iterable(map(get, owners)), held)):
-                    return False
-        except KeyError:
-            return False
-        return list(map(_address_of, self.slots)) == self.slot_addresses
-
-    def gradients(self) -> tuple[list[Tensor], bool] | None:
-        """The gradients, and whether their addresses are new; None if the tables do not fit them.
-
-        Each must have the type, dtype, device, sizes and strides of the one before it: an allocator hands
-        the next gradient the same address with other strides, so that an address proves nothing.
-        """
-        grads: list[Any] = list(map(_grad_of, self.params))
-        if not self.takes_any or any(g is not None for g in map(_grad_of, self.idle)):
-            return None
-        if not self.grad_layouts.hold(grads):
-            return None
-        addresses = list(map(_address_of, grads))
-        moved, self.grad_addresses = addresses != self.grad_addresses, addresses
-        return grads, moved
+        return same_objects(state.values(), self.state_values)
 
 
 def _getter(keys: Sequence[str]) -> Callable[[Mapping[str, Any]], tuple[Any, ...]]:
