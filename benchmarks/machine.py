@@ -83,7 +83,7 @@ def describe(device: str) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "caches": _caches(),
         "memory_gib": round(int(memory.split()[0]) / 2**20, 1) if memory else None,
-        "system": f"{platform.system()} {platform.release()}",
+        "system": f"{platform.system()} {platform.release().partition('-')[0]}",
         "python": platform.python_version(),
         "torch": torch.__version__,
         "compiler": _compiler(),

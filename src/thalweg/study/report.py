@@ -26,7 +26,7 @@ def header(comparison: Comparison) -> list[str]:
     return [
         "optimizer",
         "test accuracy",
-        f"steps to {100 * comparison.target:g} %",
+        f"steps to {100 * comparison.target:g} % (validation)",
         "best lr",
         "rates tried",
         "time per step",
@@ -89,7 +89,7 @@ def notes(comparison: Comparison) -> list[str]:
         f"examples; {data['parameters']:,} parameters; {_count(settings['epochs'], 'epoch')} = "
         f"{settings['steps']} steps of {settings['batch']}, lr falling linearly to zero.",
         f"Test accuracy: {_over(len(settings['seeds']))}; the test split is read once per run, "
-        "after its last step.",
+        f"after its last step{''.join(f'; one example is {100 / size:.2g} %' for size in tests)}.",
         f"Best lr: lowest validation loss, one more seed; {found['grid']} values a factor "
         f"{found['ratio']:.3g} apart around the optimizer's default"
         + (f" ({'; '.join(moved)})" if moved else "")
