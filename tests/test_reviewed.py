@@ -242,6 +242,56 @@ def test_a_gate_of_host_numbers_counts_what_it_keeps() -> None:
     assert float(optimizer.state[p]["step"]) == 2.0
 
 
+def test_a_misspelt_key_of_a_group_is_refused() -> None:
+    p = torch.nn.Parameter(torch.ones(2))
+    with pytest.raises(TypeError, match="Did you mean 'weight_decay'"):
+        thalweg.AdamW([{"params": [p], "wieght_decay": 0.1}])
+    own = thalweg.AdamW([{"params": [p], "lr_scale": 0.5}])
+    assert own.param_groups[0]["lr_scale"] == 0.5
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_lazily_conjugated_gradient_is_read_as_its_conjugate(backend: str) -> None:
+    found = []
+    for lazy in (True, False):
+        p = torch.nn.Parameter(torch.zeros(3, dtype=torch.complex64))
+        g = torch.tensor([1 + 2j, 3 - 1j, -2 + 5j]).conj()
+        p.grad = g if lazy else g.resolve_conj()
+        thalweg.SGD([p], lr=1.0, **BACKENDS[backend]).step()
+        found.append(p.detach())
+    assert torch.equal(*found)
+    assert found[0][0] == -1 + 2j
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_group_changed_between_steps_means_what_it_says_now(backend: str) -> None:
+    found = []
+    for cls, flags in ((thalweg.SGD, BACKENDS[backend]), (torch.optim.SGD, {"foreach": False})):
+        p, optimizer = one(cls, lr=0.1, **flags)
+        group = optimizer.param_groups[0]
+        for key, value in (
+            (None, None),
+            ("weight_decay", 0.5),
+            ("maximize", True),
+            ("momentum", 0.9),
+        ):
+            if key:
+                group[key] = value
+            optimizer.step()
+        found.append(p.detach())
+    torch.testing.assert_close(*found)
+
+
+def test_a_checkpoint_with_a_number_out_of_range_is_refused() -> None:
+    _, optimizer = one()
+    optimizer.step()
+    saved = copy.deepcopy(optimizer.state_dict())
+    saved["param_groups"][0]["betas"] = (2.0, 0.999)
+    with pytest.raises(ValueError, match=r"index 0: 2.0.*group 0 of the checkpoint"):
+        optimizer.load_state_dict(saved)
+    assert optimizer.param_groups[0]["betas"] == (0.9, 0.999)
+
+
 def test_small_things() -> None:
     assert where(torch.tensor([True, False]), 1.0, -1.0).tolist() == [1.0, -1.0]
     with pytest.raises(TypeError, match="real dtype"):

@@ -290,11 +290,11 @@ class Optimizer(torch.optim.Optimizer):
             if [len(g["params"]) for g in saved] != [len(g["params"]) for g in self.param_groups]:
                 return given  # torch says it, in its words
             check_groups(self.param_groups, saved, strict=strict)
+            groups = [merged_group(own, g) for own, g in zip(self.param_groups, saved, strict=True)]
+            for i, group in enumerate(groups):
+                check_numbers(type(self).__name__, group, f", group {i} of the checkpoint")
             checked["state"] = self._loaded(given, strict=strict)
-            groups = [
-                merged_group(own, g) for own, g in zip(self.param_groups, saved, strict=False)
-            ]
-            return {**given, "state": {}, "param_groups": [*groups, *saved[len(groups) :]]}
+            return {**given, "state": {}, "param_groups": groups}
 
         def fill(_: Any) -> None:
             """Before the user's hooks: what torch would have loaded."""
