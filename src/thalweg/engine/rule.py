@@ -118,9 +118,10 @@ class Hyper:
             and self._allows(number)
         ):
             return None
-        _, index = self.place()
-        is_beta = self.at is not None and self.at.startswith("betas[")
-        name = f"beta parameter at index {index}" if is_beta else f"{self.name} value"
+        key, index = self.place()
+        name = f"{self.name} value"
+        if index is not None:  # torch's words for one of several: "beta parameter at index 0"
+            name = f"{key.removesuffix('s')} parameter at index {index}"
         said = (
             value if isinstance(value, (int, float, Tensor)) else f"{value!r}, which is no number"
         )

@@ -16,6 +16,11 @@ from torch import Tensor
 from thalweg.engine.graph import Lane, Node, topological
 from thalweg.engine.ops import OPS, REDUCTIONS
 
+SUM_BLOCK = 4096
+"""Elements that one partial sum covers, in every backend that promises the same bits."""
+LANES = 16
+"""Accumulators of a partial sum."""
+
 
 class HostScalars:
     """Evaluates host nodes; `inputs` are the (kind, name) pairs that it asks for."""

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from thalweg.engine.graph import Lane, Node
-from thalweg.engine.tables import Bucket
 
 LAYOUTS: Mapping[str, str] = {
     "strided": "the parameter has holes in its storage, or its rows are not stretches of it",
@@ -75,12 +74,3 @@ class Bound(Protocol):
 
     def run(self, index: int, numbers: Numbers) -> list[Tensor]:
         """Run pass `index`; return its reductions, float64: per tensor, or per row for those over rows."""
-
-
-class Backend(Protocol):
-    """A way of running programs."""
-
-    name: str
-
-    def bind(self, bucket: Bucket) -> Bound:
-        """Build the tables and whatever must be compiled; everything that can fail."""

@@ -13,10 +13,11 @@ from torch import Tensor
 from thalweg.engine.backends import LAYOUTS, Numbers, c_source, toolchain
 from thalweg.engine.graph import Lane, Node
 from thalweg.engine.passes import Program
+from thalweg.engine.scalars import SUM_BLOCK
 from thalweg.engine.tables import Bucket, Kind, exclusive_sums
 
 name = "fused (C)"
-UNIT = 4 * c_source.SUM_BLOCK
+UNIT = 4 * SUM_BLOCK
 """Elements of a unit of work: few enough to share out evenly, many enough to stream."""
 SERIAL = 32768
 """Below so many elements a parallel region costs more than it gains."""
@@ -111,11 +112,10 @@ class PassTable:
         rows = sum(b.row_count)
         if program.by_row:
             blocks = [
-                n * -(-size // c_source.SUM_BLOCK)
-                for n, size in zip(b.row_count, b.row_size, strict=True)
+                n * -(-size // SUM_BLOCK) for n, size in zip(b.row_count, b.row_size, strict=True)
             ]
         else:
-            blocks = [-(-n // c_source.SUM_BLOCK) for n in b.numel]
+            blocks = [-(-n // SUM_BLOCK) for n in b.numel]
         self._longs("block_base", exclusive_sums(blocks))
         self.table[_AT["blocks"]], self.table[_AT["rows"]] = sum(blocks), rows
         sums = len(program.reductions)

@@ -15,13 +15,10 @@ from thalweg.engine.codecs import Codec
 from thalweg.engine.graph import Lane, Node
 from thalweg.engine.ops import OPS
 from thalweg.engine.passes import Body, Branch, Program, Tree
+from thalweg.engine.scalars import LANES, SUM_BLOCK
 
 BLOCK = 256
 """Elements computed together: local arrays of this size stay in the first cache."""
-SUM_BLOCK = 4096
-"""Elements that a partial sum covers."""
-LANES = 16
-"""Accumulators of a partial sum."""
 
 _HEAD = """\
 #include <math.h>

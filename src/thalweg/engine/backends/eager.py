@@ -15,11 +15,10 @@ from thalweg.engine.backends import Numbers
 from thalweg.engine.graph import Lane, Node
 from thalweg.engine.ops import OPS
 from thalweg.engine.passes import Body, Branch, Program, Tree
-from thalweg.engine.scalars import tree_sum
+from thalweg.engine.scalars import LANES, SUM_BLOCK, tree_sum
 from thalweg.engine.tables import Bucket
 
 name = "eager"
-SUM_BLOCK, LANES = 4096, 16
 
 
 def block_sums(x: Tensor, op: str = "sum") -> Tensor:
