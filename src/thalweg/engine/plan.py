@@ -59,7 +59,8 @@ class BucketRun:
     @property
     def steps(self) -> Tensor | None:
         """The step counts, if the bucket keeps any."""
-        return self.bucket.vectors.get("step")
+        counts = self.bucket.scalars.get("step")
+        return None if counts is None else counts.read()
 
     def take(self, grads: list[Tensor], moved: bool) -> None:
         """Use these gradients in this step; those of another layout are copied to the parameter's."""
@@ -119,23 +120,23 @@ class BucketRun:
         count = len(self.row_of)
         for name, node in self.written.items():
             if node.lane != Lane.HOST:
-                self.bucket.vectors[name].copy_(numbers.device[node].expand(count))
+                self.bucket.scalars[name].write(numbers.device[node].expand(count))
             elif node.op != "input":  # the plain count is added below
                 values = [numbers.of(node, i) for i in range(count)]
-                vector = self.bucket.vectors[name]
-                vector.copy_(upload(values, torch.float64, vector.device))
+                scalars = self.bucket.scalars[name]
+                scalars.write(upload(values, torch.float64, scalars.vector.device))
         self._count()
         self.bucket.first = [False] * count
 
     def _count(self) -> None:
         """Count the step, and keep the rows if all counts went up together."""
-        steps, self.expected = self.steps, None
-        plainly = steps is not None and self.written["step"].op == "input"
-        if any(r.first for r in self.rows) or (steps is not None and not plainly):
+        counts, self.expected = self.bucket.scalars.get("step"), None
+        plainly = counts is not None and self.written["step"].op == "input"
+        if any(r.first for r in self.rows) or (counts is not None and not plainly):
             self.rows = []
-        if steps is not None and plainly:
-            steps.add_(1.0)
-            self.expected = steps.clone()
+        if counts is not None and plainly:
+            counts.increment()
+            self.expected = counts.read().clone()
             self.rows = [Row(r.group, r.t + 1.0, r.first) for r in self.rows]
 
     def _per_tensor(self, values: Sequence[float]) -> Tensor:
@@ -147,9 +148,9 @@ class BucketRun:
         kind, name = node.attr
         bucket, device = self.bucket, self.kind.device
         if kind == "t":
-            return bucket.vectors["step"].double() + 1.0
+            return bucket.scalars["step"].read().double() + 1.0
         if kind == "scalar":
-            return bucket.vectors[name].double()
+            return bucket.scalars[name].read().double()
         if kind == "count":
             counts = {"tensor": bucket.numel, "row": bucket.row_size, "all": [self.total]}[name]
             return upload(counts, torch.float64, device)

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import ModuleType
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor
@@ -25,11 +25,13 @@ from thalweg.engine.passes import Program
 from thalweg.engine.plan import BucketRun, Plan
 from thalweg.engine.rule import Group, Scalar, Slot
 from thalweg.engine.state import (
+    Missing,
     ParameterState,
     is_dense,
+    make_slots,
     rows_are_outermost,
     same_layout,
-    scalar_vector,
+    scalars_of,
     slots_of,
 )
 from thalweg.engine.tables import Bucket, Kind, Watch
@@ -59,7 +61,7 @@ class Draft:
 
     bucket: Bucket
     module: ModuleType
-    states: list[Mapping[str, Any]] = field(default_factory=list)
+    entries: list[Entry] = field(default_factory=list)
     raw: list[Tensor] = field(default_factory=list)
     relaid: dict[int, Tensor] = field(default_factory=dict)
 
@@ -126,7 +128,12 @@ class Preparation:
         self._compile()
         drafts = self._drafts(entries)
         runs = [self._run(d) for d in drafts]
-        watch = Watch(self.groups, [d.bucket for d in drafts], [d.raw for d in drafts])
+        watch = Watch(
+            self.groups,
+            [d.bucket for d in drafts],
+            [d.raw for d in drafts],
+            [r.bound.prefetch for r in runs],
+        )
         return Plan(runs, watch, self.resolved), self.pending
 
     def _entries(self) -> list[Entry]:
@@ -239,29 +246,45 @@ class Preparation:
             b.groups.append(e.group)
             b.order.append(e.order)
             b.first.append(e.state.is_new)
-            for key, x in e.state.slots.items():
-                b.slots.setdefault(key, []).append(x)
-            draft.states.append(self.state.get(e.p, {}))
-            if e.state.pending:
-                self.pending.append((e.p, e.state.pending))
+            draft.entries.append(e)
         return list(drafts.values())
 
     def _run(self, draft: Draft) -> BucketRun:
-        bucket, kind = draft.bucket, draft.bucket.kind
-        for key, scalar in _scalars(kind).items():
-            at_home = key != "step" or "t" in kind.setting.on_device
-            device = kind.device if at_home else torch.device("cpu")
-            initial = [scalar.init] * len(draft.states)
-            if key == FRESH:
-                initial = [float(new) for new in bucket.first]
-            vector, views = scalar_vector(key, initial, draft.states, device)
-            bucket.vectors[key] = vector
-            for p, state, view in zip(bucket.params, draft.states, views, strict=True):
-                if state.get(key) is not view:
-                    self.pending.append((p, {key: view}))
+        for key in draft.bucket.kind.slots:
+            self._slots(draft, key)
+        for key, scalar in _scalars(draft.bucket.kind).items():
+            self._scalars(draft, key, scalar)
+        self.pending += [(e.p, e.state.pending) for e in draft.entries if e.state.pending]
+        bucket = draft.bucket
         run = BucketRun(bucket, draft.module.bind(bucket), draft.relaid)
         run.take(draft.raw, moved=False)
         return run
+
+    @staticmethod
+    def _slots(draft: Draft, key: str) -> None:
+        """Make what is missing of a slot."""
+        without = {e: x for e in draft.entries if isinstance(x := e.state.slots[key], Missing)}
+        if without:
+            dense = draft.bucket.kind.layout == "dense"
+            made = make_slots([e.p for e in without], list(without.values()), dense=dense)
+            for e, new in zip(without, made, strict=True):
+                e.state.slots[key] = e.state.pending[key] = new
+        draft.bucket.slots[key] = [cast("Tensor", e.state.slots[key]) for e in draft.entries]
+
+    def _scalars(self, draft: Draft, key: str, scalar: Scalar) -> None:
+        """Gather a scalar of all parameters into a vector."""
+        bucket, kind = draft.bucket, draft.bucket.kind
+        at_home = key != "step" or "t" in kind.setting.on_device
+        initial = [scalar.init] * len(bucket.params)
+        if key == FRESH:
+            initial = [float(new) for new in bucket.first]
+        there = [self.state.get(p, {}).get(key) for p in bucket.params]
+        bucket.scalars[key], views = scalars_of(
+            initial, there, kind.device if at_home else torch.device("cpu")
+        )
+        for e, old, view in zip(draft.entries, there, views, strict=True):
+            if old is not view:
+                e.state.pending[key] = view
 
 
 def parameter_name(group: Group, index: int, place: int) -> str:

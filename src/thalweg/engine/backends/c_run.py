@@ -211,6 +211,13 @@ class Fused:
             function.argtypes, function.restype = [ctypes.c_void_p], None
             self.functions.append(function)
 
+        self.fetch = library.prefetch
+        self.fetch.argtypes, self.fetch.restype = [ctypes.c_void_p, ctypes.c_int64], None
+
+    def prefetch(self, addresses: array[int]) -> None:
+        """Ask for these cache lines."""
+        self.fetch(addresses.buffer_info()[0], len(addresses))
+
     def take_gradients(self) -> None:
         """Note where the gradients are now."""
         addresses = Addresses(self.bucket.grads)

@@ -6,6 +6,7 @@ steps that autograd differentiates.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable
 
 import torch
@@ -48,6 +49,9 @@ class Eager:
         self.bucket = bucket
         self.kind = bucket.kind
         self.compute = bucket.kind.compute
+
+    def prefetch(self, addresses: array[int]) -> None:
+        """Nothing to gain beside the rest."""
 
     def take_gradients(self) -> None:
         """Nothing to note: gradients are read when they are needed."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import linecache
 import os
+from array import array
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
@@ -235,6 +236,9 @@ class Fused:
         with guard(self.device):
             for each in self.passes:
                 each.compile()
+
+    def prefetch(self, addresses: array[int]) -> None:
+        """Nothing to gain beside the rest."""
 
     def take_gradients(self) -> None:
         """Note where the gradients are now."""
