@@ -18,7 +18,7 @@ from thalweg.engine.graph import Lane, Node
 from thalweg.engine.groups import Resolved, as_float, number, resolve
 from thalweg.engine.rule import Group
 from thalweg.engine.scalars import DeviceScalars, HostScalars, tree_sum
-from thalweg.engine.tables import Bucket, Watch, same_objects
+from thalweg.engine.tables import Bucket, Watch, same_objects, with_gradient
 
 
 @dataclass(eq=False)
@@ -267,6 +267,38 @@ class Plan:
         for r in self.runs:
             r.finish()
             r.bucket.grads.clear()  # gradients are not ours to keep alive
+
+
+class Plans:
+    """An optimizer's plans: one for each set of parameters with a gradient that it met of late.
+
+    With experts that are chosen, or layers that are dropped, the set is another one in most steps.
+    """
+
+    LIMIT = 8
+
+    def __init__(self) -> None:
+        self.last: Plan | None = None
+        self.by_set: dict[bytes, Plan] = {}
+
+    def find(self, groups: Sequence[Group], state: Mapping[Tensor, Any]) -> Plan | None:
+        """The plan that fits, with this step's gradients taken."""
+        if self.last is None or self.last.fits(groups, state):
+            return self.last
+        found = self.by_set.get(with_gradient(groups))
+        if found is not None and (found is self.last or not found.fits(groups, state)):
+            self.by_set.clear()  # it is not the set that changed: no plan is worth keeping
+            return None
+        self.last = found
+        return found
+
+    def keep(self, plan: Plan, groups: Sequence[Group]) -> None:
+        """Remember a new plan, and forget the oldest of too many."""
+        self.last = plan
+        if plan.watch.takes_any:
+            self.by_set[with_gradient(groups)] = plan
+        if len(self.by_set) > self.LIMIT:
+            del self.by_set[next(iter(self.by_set))]
 
 
 def _join(shares: list[Share]) -> list[BucketRun]:

@@ -27,11 +27,12 @@ from thalweg.engine.rule import Group, Scalar, Slot
 from thalweg.engine.state import (
     Missing,
     ParameterState,
+    elements_of_one,
     is_dense,
     make_slots,
     rows_are_outermost,
     same_layout,
-    scalars_of,
+    scalar_views,
     slots_of,
 )
 from thalweg.engine.tables import Bucket, Kind, Watch
@@ -127,6 +128,7 @@ class Preparation:
         entries = self._entries()
         self._compile()
         drafts = self._drafts(entries)
+        self._scalars(drafts)
         runs = [self._run(d) for d in drafts]
         watch = Watch(
             self.groups,
@@ -252,8 +254,6 @@ class Preparation:
     def _run(self, draft: Draft) -> BucketRun:
         for key in draft.bucket.kind.slots:
             self._slots(draft, key)
-        for key, scalar in _scalars(draft.bucket.kind).items():
-            self._scalars(draft, key, scalar)
         self.pending += [(e.p, e.state.pending) for e in draft.entries if e.state.pending]
         bucket = draft.bucket
         run = BucketRun(bucket, draft.module.bind(bucket), draft.relaid)
@@ -271,20 +271,42 @@ class Preparation:
                 e.state.slots[key] = e.state.pending[key] = new
         draft.bucket.slots[key] = [cast("Tensor", e.state.slots[key]) for e in draft.entries]
 
-    def _scalars(self, draft: Draft, key: str, scalar: Scalar) -> None:
-        """Gather a scalar of all parameters into a vector."""
-        bucket, kind = draft.bucket, draft.bucket.kind
-        at_home = key != "step" or "t" in kind.setting.on_device
-        initial = [scalar.init] * len(bucket.params)
-        if key == FRESH:
-            initial = [float(new) for new in bucket.first]
-        there = [self.state.get(p, {}).get(key) for p in bucket.params]
-        bucket.scalars[key], views = scalars_of(
-            initial, there, kind.device if at_home else torch.device("cpu")
-        )
-        for e, old, view in zip(draft.entries, there, views, strict=True):
-            if old is not view:
-                e.state.pending[key] = view
+    def _scalars(self, drafts: Sequence[Draft]) -> None:
+        """Gather each scalar of all parameters in a vector, of which buckets use some elements.
+
+        Parameters that have no gradient now stay in it: whichever have one next time, the vector serves.
+        """
+        wanted: dict[tuple[str, torch.device], dict[Entry, float]] = {}
+        for draft in drafts:
+            kind = draft.bucket.kind
+            for key, scalar in _scalars(kind).items():
+                at_home = key != "step" or "t" in kind.setting.on_device
+                device = kind.device if at_home else torch.device("cpu")
+                for e in draft.entries:
+                    start = float(e.state.is_new) if key == FRESH else scalar.init
+                    wanted.setdefault((key, device), {})[e] = start
+        for (key, device), starts in wanted.items():
+            views = self._views(key, device, starts)
+            for draft in drafts:
+                own = [views[e.p] for e in draft.entries if e in starts]
+                if own and (scalars := elements_of_one(own, device)) is not None:
+                    draft.bucket.scalars[key] = scalars
+
+    def _views(
+        self, key: str, device: torch.device, starts: Mapping[Entry, float]
+    ) -> dict[Tensor, Tensor]:
+        """A scalar of these parameters, as elements of one vector."""
+        there = {e.p: self.state.get(e.p, {}).get(key) for e in starts}
+        if elements_of_one(list(there.values()), device) is not None:
+            return there
+        values = {e.p: start if there[e.p] is None else there[e.p] for e, start in starts.items()}
+        for p, entries in self.state.items():
+            x = entries.get(key) if isinstance(entries, dict) else None
+            if p not in values and isinstance(x, Tensor) and x.device == device:
+                values[p] = x
+        views = dict(zip(values, scalar_views(list(values.values()), device), strict=True))
+        self.pending += [(p, {key: view}) for p, view in views.items()]
+        return views
 
 
 def parameter_name(group: Group, index: int, place: int) -> str:

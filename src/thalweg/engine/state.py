@@ -192,27 +192,20 @@ class Scalars:
             self.vector[self.places] += 1.0
 
 
-def scalars_of(
-    initial: Sequence[float], there: Sequence[Any], device: torch.device
-) -> tuple[Scalars, list[Tensor]]:
-    """A scalar of many parameters as a vector, and its 0-dim views.
-
-    Args:
-        initial: What each begins with where there is none.
-        there: What each parameter's state has: None, a number, or a tensor. If all are elements of one
-            vector already, that vector it is.
-        device: Where to keep it.
-    """
+def elements_of_one(there: Sequence[Any], device: torch.device) -> Scalars | None:
+    """Scalars whose tensors already are elements of one vector there."""
     base = there[0]._base if there and isinstance(there[0], Tensor) else None
-    if base is not None and base.device == device and base.ndim == 1:
-        views = [x for x in there if isinstance(x, Tensor) and x._base is base]
-        if len(views) == len(there):
-            offsets = [x.storage_offset() - base.storage_offset() for x in views]
-            whole = offsets == list(range(len(base)))
-            return Scalars(base, None if whole else torch.tensor(offsets, device=device)), views
-    dtype = next(
-        (x.dtype for x in there if isinstance(x, Tensor) and x.is_floating_point()), scalar_dtype()
-    )
-    values = [start if x is None else float(x) for x, start in zip(there, initial, strict=True)]
-    vector = torch.tensor(values, dtype=dtype, device=device)
-    return Scalars(vector), list(vector.unbind())
+    if base is None or base.device != device or base.ndim != 1:
+        return None
+    if not all(isinstance(x, Tensor) and x._base is base for x in there):
+        return None
+    places = [x.storage_offset() - base.storage_offset() for x in there]
+    whole = places == list(range(len(base)))
+    return Scalars(base, None if whole else torch.tensor(places, device=device))
+
+
+def scalar_views(values: Sequence[Any], device: torch.device) -> list[Tensor]:
+    """Numbers and 0-dim tensors as the elements of one new vector."""
+    dtypes = [x.dtype for x in values if isinstance(x, Tensor) and x.is_floating_point()]
+    dtype = dtypes[0] if dtypes else scalar_dtype()
+    return list(torch.tensor([float(x) for x in values], dtype=dtype, device=device).unbind())

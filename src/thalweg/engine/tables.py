@@ -271,6 +271,11 @@ class Block:
         return grads
 
 
+def with_gradient(groups: Sequence[Group]) -> bytes:
+    """Which parameters have a gradient, a byte for each."""
+    return bytes(p.grad is not None for group in groups for p in group["params"])
+
+
 class Watch:
     """Remembers what tables were built from and tells whether it still is so.
 
