@@ -112,6 +112,8 @@ class BucketRun:
                     shares.append((node, x))
                 else:
                     self.known[node] = x
+            for m in self.kind.programs[index].matrices:
+                self.bucket.matrices[m.stream].apply(m.call)
         return shares
 
     def finish(self) -> None:

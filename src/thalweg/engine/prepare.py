@@ -21,6 +21,7 @@ from thalweg.engine.backends import c_run, choice
 from thalweg.engine.codecs import codec_of
 from thalweg.engine.graph import Graph, Lane, topological
 from thalweg.engine.groups import Resolved, graph_of, resolve, wanted_slots
+from thalweg.engine.matrix import Stacks
 from thalweg.engine.passes import Program
 from thalweg.engine.plan import BucketRun, Plan
 from thalweg.engine.rule import Group, Scalar, Slot
@@ -86,7 +87,7 @@ class Family:
     @cached_property
     def needs_rows(self) -> bool:
         """Whether a kernel must find each row in one stretch."""
-        return any(q.by_row or q.row_columns for q in self.programs)
+        return bool(self.graph.matrices) or any(q.by_row or q.row_columns for q in self.programs)
 
     @cached_property
     def touches_only_rows(self) -> bool:
@@ -152,10 +153,12 @@ class Preparation:
         _check_parameter(p, where)
         _check_gradient(grad, p, where)
         family = self._family(index, p)
-        if p.is_complex() and any(q.by_row for q in family.programs):
+        if p.is_complex() and family.needs_rows:
             raise StepError(
-                f"{where} is complex, and a sum over rows would mix real and imaginary parts"
+                f"{where} is complex, and a row or a matrix would mix real and imaginary parts"
             )
+        if p.ndim < 2 and family.graph.matrices:
+            raise StepError(f"{where} has shape {tuple(p.shape)}, and the update works on matrices")
         rule = family.resolved.rule
         sparse = grad.layout != torch.strided
         if sparse and not rule.sparse:
@@ -206,6 +209,7 @@ class Preparation:
                 raise StepError(f"{where}: {e}") from None
             except BackendError as e:
                 raise BackendError(f"{e} ({where})") from None
+            codecs |= {m.stream: codec_of(m.call.dtype) for m in family.graph.matrices}
             kind = Kind(
                 family.resolved.rule,
                 family.resolved.specs,
@@ -256,6 +260,8 @@ class Preparation:
             self._slots(draft, key)
         self.pending += [(e.p, e.state.pending) for e in draft.entries if e.state.pending]
         bucket = draft.bucket
+        for m in bucket.kind.graph.matrices:
+            bucket.matrices[m.stream] = Stacks(bucket.params, m.call.dtype)
         run = BucketRun(bucket, draft.module.bind(bucket), draft.relaid)
         run.take(draft.raw, moved=False)
         return run

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from thalweg.engine.codecs import Codec, computing_dtype
 from thalweg.engine.graph import Graph
+from thalweg.engine.matrix import Stacks
 from thalweg.engine.option import OptionSpec
 from thalweg.engine.passes import Program
 from thalweg.engine.rule import Group, Rule
@@ -40,7 +41,7 @@ class Kind:
         rule, specs, setting: What was traced.
         graph: Lowered.
         programs: Its passes.
-        codecs: Storage by stream: "param", "grad", then slots.
+        codecs: Storage by stream: "param", "grad", slots, then what matrix functions work on.
         parameter: The parameters' dtype.
         device: Where everything lies.
         layout: "dense" (one flat buffer), "strided" (anything else), "rows" (of sparse gradients) or
@@ -69,7 +70,7 @@ class Kind:
     @property
     def slots(self) -> tuple[str, ...]:
         """Keys of the slots."""
-        return tuple(self.codecs)[2:]
+        return tuple(self.codecs)[2 : len(self.codecs) - len(self.graph.matrices)]
 
 
 @dataclass(eq=False)
@@ -83,6 +84,7 @@ class Bucket:
         order: Index of each one among all parameters of the optimizer.
         grads: This step's gradients, as laid out as the parameters; not held between steps.
         scalars: Per-parameter scalars by key ("step" among them).
+        matrices: What functions of whole matrices work on, by stream.
         first: Which states were created in this step.
     """
 
@@ -93,6 +95,7 @@ class Bucket:
     order: list[int] = field(default_factory=list)
     grads: list[Tensor] = field(default_factory=list)
     scalars: dict[str, Scalars] = field(default_factory=dict)
+    matrices: dict[str, Stacks] = field(default_factory=dict)
     first: list[bool] = field(default_factory=list)
 
     @cached_property
@@ -122,6 +125,12 @@ class Bucket:
         return torch.repeat_interleave(
             torch.arange(len(self.params), device=self.kind.device), counts
         )
+
+    def tensors(self, stream: str) -> list[Tensor]:
+        """The tensors of a stream."""
+        if stream in ("param", "grad"):
+            return self.params if stream == "param" else self.grads
+        return self.matrices[stream].tensors if stream in self.matrices else self.slots[stream]
 
     @cached_property
     def buffers(self) -> dict[str, Tensor]:

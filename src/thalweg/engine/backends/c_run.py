@@ -80,7 +80,7 @@ class PassTable:
     def __init__(self, bucket: Bucket, program: Program) -> None:
         self.bucket, self.program = bucket, program
         self.real = bucket.kind.compute
-        self.streams = [bucket.params, bucket.grads, *(bucket.slots[s] for s in bucket.kind.slots)]
+        self.streams = list(map(bucket.tensors, bucket.kind.codecs))
         self.table = (ctypes.c_int64 * (len(_FIELDS) + len(self.streams)))()
         self.held: dict[str, Tensor | array[Any]] = {}
         self.rows_of: Sequence[int] | None = None

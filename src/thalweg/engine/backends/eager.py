@@ -131,14 +131,7 @@ class Place:
         return self.touched.numel() * (2 if self.touched.is_complex() else 1)
 
     def _tensor(self, stream: str) -> Tensor:
-        b = self.bucket
-        return (
-            b.params[self.i]
-            if stream == "param"
-            else b.grads[self.i]
-            if stream == "grad"
-            else b.slots[stream][self.i]
-        )
+        return self.bucket.tensors(stream)[self.i]
 
     def load(self, stream: str) -> Tensor:
         """The words of a stream."""

@@ -119,7 +119,7 @@ class Tables:
         tensor = torch.repeat_interleave(torch.arange(self.count, device="cpu"), counts)
         begin = (torch.arange(len(tensor), device="cpu") - bounds[tensor]) * UNIT
         units = torch.stack([tensor, begin, torch.minimum(begin + UNIT, lengths[tensor])], 1)
-        held = [bucket.params, *(bucket.slots[s] for s in bucket.kind.slots)]
+        held = [bucket.tensors(s) for s in bucket.kind.codecs if s != "grad"]
         columns = [bucket.row_size, bucket.row_base, *(map(Tensor.data_ptr, x) for x in held)]
         self.units, self.rows = len(tensor), sum(bucket.row_count)
         self.shared: dict[str, Tensor] = {
