@@ -296,8 +296,10 @@ class Rule(Declared):
 
     Args:
         function: (g, *slots, *, numbers) -> direction, or (direction, *slots, *scalars).
-        sparse: Whether it may run on the touched rows of a sparse gradient alone.
-        refuses_sparse: The sentence where it may not; torch's own where torch has one.
+        sparse: Whether it takes sparse gradients. True: with the numbers of dense ones, row by row where rows
+            without gradient stay as they are anyway. "rows": they stay as they are by definition.
+        refuses_sparse: The sentence where it does not; torch's own where torch has one.
+        refuses_dense: The sentence to refuse dense gradients with, if it does.
         decay: The style that `weight_decay` has where the user does not choose one.
         check: Looks at a group's numbers together and returns a complaint or None.
         says: Sentences to begin errors with about numbers that every optimizer has: "lr", "weight_decay".
@@ -305,8 +307,9 @@ class Rule(Declared):
     """
 
     function: Callable[..., Any] = field(default=lambda g: g)
-    sparse: bool = False
+    sparse: bool | Literal["rows"] = False
     refuses_sparse: str = ""
+    refuses_dense: str = ""
     decay: str = "decoupled"
     check: Callable[[Mapping[str, Any]], str | None] | None = None
     says: Mapping[str, str] = field(default_factory=dict)
@@ -376,8 +379,9 @@ def rule(
     switches: tuple[Switch, ...] = ...,
     paper: str = ...,
     name: str | None = ...,
-    sparse: bool = ...,
+    sparse: bool | Literal["rows"] = ...,
     refuses_sparse: str = ...,
+    refuses_dense: str = ...,
     decay: str = ...,
     check: Callable[[Mapping[str, Any]], str | None] | None = ...,
     says: Mapping[str, str] | None = ...,
@@ -395,8 +399,9 @@ def rule(
     switches: tuple[Switch, ...] = (),
     paper: str = "",
     name: str | None = None,
-    sparse: bool = False,
+    sparse: bool | Literal["rows"] = False,
     refuses_sparse: str = "",
+    refuses_dense: str = "",
     decay: str = "decoupled",
     check: Callable[[Mapping[str, Any]], str | None] | None = None,
     says: Mapping[str, str] | None = None,
@@ -416,8 +421,10 @@ def rule(
         switches: Python values it may test with `if`.
         paper: Authors, year, arXiv number, algorithm.
         name: Under which it is registered; the function's name by default.
-        sparse: Whether it may run on the touched rows of a sparse gradient alone.
-        refuses_sparse: The sentence where it may not.
+        sparse: Whether it takes sparse gradients; "rows" if rows without gradient stay as they are by
+            definition.
+        refuses_sparse: The sentence where it does not.
+        refuses_dense: The sentence to refuse dense gradients with, if it does.
         decay: "decoupled" or "l2": what `weight_decay` means where the user does not choose a style.
         check: Looks at a group's numbers together and returns a complaint or None.
         says: Sentences to begin errors with about "lr" and "weight_decay", where torch has its own.
@@ -438,6 +445,7 @@ def rule(
             function,
             sparse,
             refuses_sparse,
+            refuses_dense,
             decay,
             check,
             says or {},
