@@ -9,7 +9,6 @@ import torch
 
 import thalweg
 from thalweg import options as o
-from thalweg.errors import StepError
 
 
 def gradient(step, shape=(9, 4), sparse_dim=1, dtype=torch.float64):
@@ -119,7 +118,9 @@ def test_options_see_the_touched_rows() -> None:
         clipped.step()
         by_hand.step()
     torch.testing.assert_close(p, q)
-    rows = thalweg.SparseAdam([p], options=[o.Centralize()])
-    p.grad = gradient(0)
-    with pytest.raises(StepError, match="an option works on whole rows"):
-        rows.step()
+
+
+@pytest.mark.parametrize("option", [o.Centralize(), o.Lookahead(), o.Average(), o.ScheduleFree()])
+def test_options_of_whole_tensors_are_refused_at_construction(option) -> None:
+    with pytest.raises(ValueError, match="sparse_adam does not go with the option"):
+        thalweg.SparseAdam([pair()[0]], options=[option])

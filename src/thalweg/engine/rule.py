@@ -304,6 +304,7 @@ class Rule(Declared):
         check: Looks at a group's numbers together and returns a complaint or None.
         says: Sentences to begin errors with about numbers that every optimizer has: "lr", "weight_decay".
         lr_scale: Name of a scalar that multiplies lr where decay uses it: a rule that finds its own rate.
+        refuses: Names of options that do not go around it, and why; all others do.
     """
 
     function: Callable[..., Any] = field(default=lambda g: g)
@@ -314,6 +315,7 @@ class Rule(Declared):
     check: Callable[[Mapping[str, Any]], str | None] | None = None
     says: Mapping[str, str] = field(default_factory=dict)
     lr_scale: str | None = None
+    refuses: Mapping[str, str] = field(default_factory=dict)
     asks: frozenset[str] = frozenset()
     key: str = ""
     """Under which it is registered: its name, and from the second declaration on also which one it is."""
@@ -386,6 +388,7 @@ def rule(
     check: Callable[[Mapping[str, Any]], str | None] | None = ...,
     says: Mapping[str, str] | None = ...,
     lr_scale: str | None = ...,
+    refuses: Mapping[str, str] | None = ...,
 ) -> Callable[[Callable[..., Any]], Rule]: ...
 
 
@@ -406,6 +409,7 @@ def rule(
     check: Callable[[Mapping[str, Any]], str | None] | None = None,
     says: Mapping[str, str] | None = None,
     lr_scale: str | None = None,
+    refuses: Mapping[str, str] | None = None,
 ) -> Rule | Callable[[Callable[..., Any]], Rule]:
     """Declare an update rule.
 
@@ -429,6 +433,7 @@ def rule(
         check: Looks at a group's numbers together and returns a complaint or None.
         says: Sentences to begin errors with about "lr" and "weight_decay", where torch has its own.
         lr_scale: Name of a scalar that multiplies lr where decay uses it.
+        refuses: Names of options that do not go around it, and why.
 
     Raises:
         DeclarationError: The function's signature disagrees with the declaration.
@@ -450,6 +455,7 @@ def rule(
             check,
             says or {},
             lr_scale,
+            refuses or {},
         )
         new._check_names()
         for taken in RESERVED.intersection([*new.names(), *(h.place()[0] for h in hypers)]):

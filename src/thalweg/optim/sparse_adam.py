@@ -22,6 +22,10 @@ from thalweg.optim.adam import BETAS
     hypers=(*BETAS, Hyper("eps", 1e-8, above=0.0, says="Invalid epsilon value")),
     paper="Kingma and Ba 2014, arXiv:1412.6980, section 2's form, on the rows with gradient",
     sparse="rows",
+    refuses=dict.fromkeys(
+        ("centralize", "lookahead", "average", "schedule_free"),
+        "it works on whole tensors, and this rule on the rows with gradient",
+    ),
     refuses_dense="SparseAdam does not support dense gradients, please consider Adam instead",
 )
 def sparse_adam(
