@@ -29,6 +29,20 @@ RULES: dict[str, tuple[type[thalweg.Optimizer], dict[str, Any]]] = {
         thalweg.RAdam,
         {"lr": 0.01, "weight_decay": 0.01, "decoupled_weight_decay": True},
     ),
+    "adagrad": (
+        thalweg.Adagrad,
+        {"lr": 0.01, "lr_decay": 0.1, "initial_accumulator_value": 0.1, "weight_decay": 0.01},
+    ),
+    "adadelta": (thalweg.Adadelta, {"lr": 0.5, "weight_decay": 0.01}),
+    "rmsprop": (thalweg.RMSprop, {"lr": 0.01, "weight_decay": 0.01}),
+    "rmsprop-centered": (
+        thalweg.RMSprop,
+        {"lr": 0.01, "centered": True, "momentum": 0.5, "eps": 1e-2},
+    ),
+    "adamax": (thalweg.Adamax, {"lr": 0.01, "weight_decay": 0.01}),
+    "nadam": (thalweg.NAdam, {"lr": 0.01, "weight_decay": 0.01}),
+    "asgd": (thalweg.ASGD, {"lr": 0.01, "lambd": 0.1, "t0": 2, "weight_decay": 0.01}),
+    "rprop": (thalweg.Rprop, {"lr": 0.01, "weight_decay": 0.01}),
     "lion": (thalweg.Lion, {"lr": 0.01, "weight_decay": 0.1}),
     "ranger": (thalweg.Ranger, {"lr": 0.01, "k": 3, "weight_decay": 0.1}),
 }

@@ -5,17 +5,38 @@ from thalweg.catalogue import create_optimizer, list_optimizers
 from thalweg.engine.optimizer import Optimizer
 from thalweg.engine.option import Option, option
 from thalweg.engine.rule import Hyper, Rule, Scalar, Slot, Switch, nonzero, rule
-from thalweg.optim import SGD, Adam, AdamW, Lion, RAdam, Ranger
+from thalweg.optim import (
+    ASGD,
+    SGD,
+    Adadelta,
+    Adagrad,
+    Adam,
+    Adamax,
+    AdamW,
+    Lion,
+    NAdam,
+    RAdam,
+    Ranger,
+    RMSprop,
+    Rprop,
+)
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "ASGD",
     "SGD",
+    "Adadelta",
+    "Adagrad",
     "Adam",
     "AdamW",
+    "Adamax",
     "Lion",
+    "NAdam",
     "RAdam",
+    "RMSprop",
     "Ranger",
+    "Rprop",
     "Optimizer",
     "create_optimizer",
     "list_optimizers",

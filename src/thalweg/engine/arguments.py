@@ -108,7 +108,7 @@ def check_numbers(title: str, group: Group, where: str) -> None:
         for h in owner.hypers if label else (LR, *owner.hypers):
             if h.derived:
                 continue
-            complaint = h.complaint(number(group, hyper_key(h, label)))
+            complaint = h.complaint(number(group, hyper_key(h, label)), group[h.place(label)[0]])
             if complaint:
                 raise ArgumentError(
                     f"{complaint}. {title} needs {h.range}{where}; typical: {h.default:g}."

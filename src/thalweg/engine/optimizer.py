@@ -23,11 +23,12 @@ from thalweg.engine.arguments import (
     unknown,
 )
 from thalweg.engine.checkpoint import check_groups, loaded_state, merged_group
-from thalweg.engine.groups import graph_of, resolve
+from thalweg.engine.groups import graph_of, resolve, wanted_slots
 from thalweg.engine.option import Option, check_options, find_option
 from thalweg.engine.plan import Plan
 from thalweg.engine.prepare import Pending, Preparation, parameter_name
 from thalweg.engine.rule import Group, Rule
+from thalweg.engine.state import scalar_dtype, slots_of
 from thalweg.engine.trace import hyper_key
 from thalweg.errors import (
     ArgumentError,
@@ -241,6 +242,16 @@ class Optimizer(torch.optim.Optimizer):
 
     # State ----------------------------------------------------------------------------------------
 
+    def _begin_state(self) -> None:
+        """Make the rule's own state of every parameter now, as torch does for some, not in its first step."""
+        for i, group in enumerate(self.param_groups):
+            resolved = resolve(group)
+            for j, p in enumerate(group["params"]):
+                wanted = wanted_slots(resolved, resolved.setting(p, frozenset()), group, p)
+                own = {s.name: wanted[s.name] for s in resolved.rule.slots if s.name in wanted}
+                made = slots_of(p, p, {}, own, list(own), parameter_name(group, i, j))
+                self.state[p] |= {"step": torch.zeros((), dtype=scalar_dtype()), **made.pending}
+
     def __getstate__(self) -> dict[str, Any]:
         if self._averaging:
             raise StepError(
@@ -379,9 +390,11 @@ class Optimizer(torch.optim.Optimizer):
     def _averages(self) -> list[tuple[Tensor, str]]:
         found = []
         for group in self.param_groups:
-            for spec in resolve(group).specs:
-                if spec.averages is not None:
-                    found += [(p, f"{spec.name}_{spec.averages}") for p in group["params"]]
+            resolved = resolve(group)
+            keys = [f"{spec.name}_{spec.averages}" for spec in resolved.specs if spec.averages]
+            if not keys and resolved.rule.averages:
+                keys = [resolved.rule.averages]
+            found += [(p, key) for key in keys for p in group["params"]]
         if not found:
             raise ArgumentError(
                 "averaged() needs an option that keeps averages: options=[thalweg.options.Average(0.999)]"

@@ -149,7 +149,7 @@ class BucketRun:
         if kind == "t":
             return bucket.vectors["step"].double() + 1.0
         if kind == "scalar":
-            return bucket.vectors[name].double()
+            return bucket.vectors[name]
         if kind == "count":
             counts = {"tensor": bucket.numel, "row": bucket.row_size, "all": [self.total]}[name]
             return upload(counts, torch.float64, device)

@@ -7,9 +7,9 @@ as they were, and a retry equals an undisturbed run.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from types import ModuleType
 from typing import Any, TypeAlias
 
@@ -20,10 +20,10 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from thalweg.engine.backends import c_run, choice
 from thalweg.engine.codecs import codec_of
 from thalweg.engine.graph import Graph, Lane, topological
-from thalweg.engine.groups import Resolved, graph_of, resolve, wanted_slots
+from thalweg.engine.groups import Resolved, graph_of, initial_value, resolve, wanted_slots
 from thalweg.engine.passes import Program
 from thalweg.engine.plan import BucketRun, Plan
-from thalweg.engine.rule import Group, Scalar, Slot
+from thalweg.engine.rule import Group, Slot
 from thalweg.engine.state import (
     ParameterState,
     is_dense,
@@ -248,10 +248,10 @@ class Preparation:
 
     def _run(self, draft: Draft) -> BucketRun:
         bucket, kind = draft.bucket, draft.bucket.kind
-        for key, scalar in _scalars(kind).items():
+        for key, begin in _scalars(kind).items():
             at_home = key != "step" or "t" in kind.setting.on_device
             device = kind.device if at_home else torch.device("cpu")
-            initial = [scalar.init] * len(draft.states)
+            initial = [begin(self.groups[i]) for i in bucket.groups]
             if key == FRESH:
                 initial = [float(new) for new in bucket.first]
             vector, views = scalar_vector(key, initial, draft.states, device)
@@ -309,15 +309,17 @@ def _on_device(resolved: Resolved, group: Group, p: Tensor) -> frozenset[str]:
     return resolved.tensors | ({"t"} if counts else set())
 
 
-def _scalars(kind: Kind) -> dict[str, Scalar]:
-    """The per-parameter scalars that a kind keeps, by their key in the state."""
-    declared = {
-        s.name if s.name == "step" or not label else f"{label}_{s.name}": s
+def _scalars(kind: Kind) -> dict[str, Callable[[Group], float]]:
+    """The per-parameter scalars that a kind keeps: by their key in the state, what they begin as."""
+    declared: dict[str, Callable[[Group], float]] = {
+        s.name if s.name == "step" or not label else f"{label}_{s.name}": partial(
+            initial_value, owner, label, s.init
+        )
         for label, owner in [("", kind.rule), *((spec.name, spec) for spec in kind.specs)]
         for s in owner.scalars
     }
-    declared |= {"step": Scalar("step"), FRESH: Scalar(FRESH)}
-    return {key: s for key, s in declared.items() if key in kind.graph.outputs}
+    declared |= {"step": lambda _: 0.0, FRESH: lambda _: 0.0}
+    return {key: begin for key, begin in declared.items() if key in kind.graph.outputs}
 
 
 def _in_place(grad: Tensor, p: Tensor) -> bool:

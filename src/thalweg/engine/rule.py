@@ -32,23 +32,31 @@ class Slot:
 
     Args:
         name: Its key in `optimizer.state[p]` (an option's slot: `<option>_<name>`).
-        init: A number, "param" or "grad" (a copy taken when state is created), or the name of a hyper.
+        init: A number, "param" or "grad" (a copy taken when state is created), or "lr" or a hyper's name.
         when: Name of a switch; without it set the slot does not exist and the rule sees None.
         signed: False where values are never negative (what a compressed storage may use).
+        follows: Of a rule's slot: how it follows the parameter, (new p, slot, *, numbers) -> slot, called
+            after every option; the rule itself neither sees nor returns such a slot.
     """
 
     name: str
     init: float | str = 0.0
     when: str | None = None
     signed: bool = True
+    follows: Callable[..., Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Scalar:
-    """A number per parameter that lives across steps, kept as a 0-dim tensor in `optimizer.state[p]`."""
+    """A number per parameter that lives across steps, kept as a 0-dim tensor in `optimizer.state[p]`.
+
+    Args:
+        name: Its key in the state (an option's: `<option>_<name>`).
+        init: A number, or "lr" or a hyper's name (what it is when state is created).
+    """
 
     name: str
-    init: float = 0.0
+    init: float | str = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +72,7 @@ class Hyper:
         integer: Whether only whole numbers make sense.
         derived: Whether the option that declares it fills it in, so that nobody passes it.
         says: The sentence that torch begins its error with, if not "Invalid <name> value".
+        jointly: Whether that sentence goes on with every value of the group's key, as for "etas".
     """
 
     name: str
@@ -76,6 +85,7 @@ class Hyper:
     integer: bool = False
     derived: bool = False
     says: str | None = None
+    jointly: bool = False
 
     def __post_init__(self) -> None:
         if not self._allows(self.default):
@@ -109,8 +119,13 @@ class Hyper:
         )
         return f"{left}, {right}" + (", whole numbers" if self.integer else "")
 
-    def complaint(self, value: Any) -> str | None:
-        """The sentence to begin an error with if the value is not allowed, else None."""
+    def complaint(self, value: Any, together: Any = ()) -> str | None:
+        """The sentence to begin an error with if the value is not allowed, else None.
+
+        Args:
+            value: The number.
+            together: What the group's key holds, for sentences that tell all of it.
+        """
         number = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
         if (
             isinstance(number, (int, float))
@@ -125,6 +140,8 @@ class Hyper:
         said = (
             value if isinstance(value, (int, float, Tensor)) else f"{value!r}, which is no number"
         )
+        if self.jointly and isinstance(together, (tuple, list)):
+            said = ", ".join(map(str, together))
         return f"{self.says or f'Invalid {name}'}: {said}"
 
     def _allows(self, x: float) -> bool:
@@ -201,12 +218,14 @@ class Declared:
                 raise DeclarationError(
                     f"{self.name}: {name!r} is the engine's name; it is asked for, not declared"
                 )
-        starts = {"param", "grad", *(h.name for h in self.hypers)}
-        for slot in self.slots:
-            if isinstance(slot.init, str) and slot.init not in starts:
+        numbers = {"lr", *(h.name for h in self.hypers)}
+        kept: tuple[Slot | Scalar, ...] = (*self.slots, *self.scalars)
+        for x in kept:
+            starts = numbers | ({"param", "grad"} if isinstance(x, Slot) else set())
+            if isinstance(x.init, str) and x.init not in starts:
                 raise DeclarationError(
-                    f"{self.name}: slot {slot.name!r} has init={slot.init!r}; it is a number or one of "
-                    f"{', '.join(sorted(starts))}"
+                    f"{self.name}: {type(x).__name__.lower()} {x.name!r} has init={x.init!r}; it is a "
+                    f"number or one of {', '.join(sorted(starts))}"
                 )
         switches = {s.name for s in self.switches}
         for slot in self.slots:
@@ -257,7 +276,8 @@ def read_signature(
 
 def check_used(owner: Declared, asked: frozenset[str]) -> None:
     """Refuse a declaration that nothing uses: it is a misspelling more often than not."""
-    used = asked | {s.when for s in owner.slots}
+    used = asked | {s.when for s in owner.slots} | {s.init for s in owner.slots}
+    used |= {s.init for s in owner.scalars}
     for name in set(owner.names()) - {s.name for s in owner.slots} - {"step"} - used:
         raise DeclarationError(
             f"{owner.name}: {name!r} is declared but not asked for by the function"
@@ -274,6 +294,7 @@ class Rule(Declared):
         refuses_sparse: The sentence where it may not; torch's own where torch has one.
         decay: The style that `weight_decay` has where the user does not choose one.
         check: Looks at a group's numbers together and returns a complaint or None.
+        averages: Name of the slot that holds an average of the weights (`optimizer.averaged()`).
     """
 
     function: Callable[..., Any] = field(default=lambda g: g)
@@ -282,8 +303,18 @@ class Rule(Declared):
     decay: str = "decoupled"
     check: Callable[[Mapping[str, Any]], str | None] | None = None
     asks: frozenset[str] = frozenset()
+    averages: str | None = None
     key: str = ""
     """Under which it is registered: its name, and from the second declaration on also which one it is."""
+
+    @property
+    def followers(self) -> dict[str, tuple[Callable[..., Any], frozenset[str]]]:
+        """The slots that follow the parameter: how, and what each function asks for."""
+        return {
+            s.name: (s.follows, read_signature(self, s.follows, 2, (), ()))
+            for s in self.slots
+            if s.follows is not None
+        }
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The function itself: a rule can be tried on plain tensors and numbers."""
@@ -350,6 +381,7 @@ def rule(
     refuses_sparse: str = ...,
     decay: str = ...,
     check: Callable[[Mapping[str, Any]], str | None] | None = ...,
+    averages: str | None = ...,
 ) -> Callable[[Callable[..., Any]], Rule]: ...
 
 
@@ -367,6 +399,7 @@ def rule(
     refuses_sparse: str = "",
     decay: str = "decoupled",
     check: Callable[[Mapping[str, Any]], str | None] | None = None,
+    averages: str | None = None,
 ) -> Rule | Callable[[Callable[..., Any]], Rule]:
     """Declare an update rule.
 
@@ -386,6 +419,7 @@ def rule(
         refuses_sparse: The sentence where it may not.
         decay: "decoupled" or "l2": what `weight_decay` means where the user does not choose a style.
         check: Looks at a group's numbers together and returns a complaint or None.
+        averages: Name of the slot that holds an average of the weights.
 
     Raises:
         DeclarationError: The function's signature disagrees with the declaration.
@@ -404,6 +438,7 @@ def rule(
             refuses_sparse,
             decay,
             check,
+            averages=averages,
         )
         new._check_names()
         for taken in RESERVED.intersection([*new.names(), *(h.place()[0] for h in hypers)]):
@@ -414,8 +449,8 @@ def rule(
             )
         if decay not in ("l2", "decoupled"):
             raise DeclarationError(f"{new.name}: decay={decay!r}; allowed: 'l2', 'decoupled'")
-        asks = read_signature(new, function, 1, slots, ())
-        check_used(new, asks)
+        asks = read_signature(new, function, 1, tuple(s for s in slots if s.follows is None), ())
+        check_used(new, asks.union(*(asked for _, asked in new.followers.values())))
         object.__setattr__(new, "asks", asks)
         object.__setattr__(new, "__doc__", function.__doc__)
         _register(new)

@@ -96,7 +96,8 @@ def _fresh(p: Tensor, grad: Tensor, dtype: torch.dtype, init: float | str) -> Te
         new = torch.empty_like(p, dtype=dtype, requires_grad=False)
         if isinstance(init, str):
             return new.copy_(p if init == "param" else grad)
-        return new.fill_(init)
+        (torch.view_as_real(new) if new.is_complex() else new).fill_(init)  # both parts alike
+        return new
 
 
 def _check(there: Any, p: Tensor, key: str, where: str) -> None:
