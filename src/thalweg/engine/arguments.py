@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -13,6 +14,9 @@ from thalweg.engine.option import OPTIONS, Option
 from thalweg.engine.rule import LATEST, Group, Hyper, Rule, Switch, find_rule
 from thalweg.engine.trace import hyper_key
 from thalweg.errors import ArgumentError, ArgumentTypeError, BackendError, suggest
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 LR = Hyper("lr", 1e-3, low=0.0, says="Invalid learning rate")
 FLAGS = ("foreach", "maximize", "capturable", "differentiable", "fused")
@@ -124,6 +128,25 @@ def check_spelling(title: str, group: Group, known: Iterable[str]) -> None:
     for name in group:
         if name not in names and difflib.get_close_matches(name, names, n=1, cutoff=0.86):
             raise ArgumentTypeError(unknown(title, name, sorted(names)))
+
+
+class Strict:
+    """A class whose constructor refuses unknown arguments with a suggestion, before anything else looks."""
+
+    def __new__(cls, *_: Any, **kwargs: Any) -> Self:
+        """Refuse them.
+
+        Raises:
+            TypeError: There is one.
+        """
+        known = inspect.signature(cls.__init__).parameters
+        if not any(p.kind is p.VAR_KEYWORD for p in known.values()):
+            for name in kwargs:
+                if name not in known:
+                    raise ArgumentTypeError(
+                        unknown(cls.__name__, name, [k for k in known if k != "self"])
+                    )
+        return super().__new__(cls)
 
 
 def unknown(title: str, name: str, known: Sequence[str]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, overload
@@ -13,6 +12,7 @@ from torch.optim.optimizer import ParamsT
 
 from thalweg.engine import inspection
 from thalweg.engine.arguments import (
+    Strict,
     as_rule,
     check_flags,
     check_numbers,
@@ -20,7 +20,6 @@ from thalweg.engine.arguments import (
     dissolved,
     numbers_of,
     taken_at_construction,
-    unknown,
 )
 from thalweg.engine.checkpoint import check_groups, loaded_state, merged_group
 from thalweg.engine.groups import graph_of, resolve, wanted_slots
@@ -32,14 +31,13 @@ from thalweg.engine.state import scalar_dtype, slots_of
 from thalweg.engine.trace import hyper_key
 from thalweg.errors import (
     ArgumentError,
-    ArgumentTypeError,
     BackendError,
     CheckpointError,
     StepError,
 )
 
 
-class Optimizer(torch.optim.Optimizer):
+class Optimizer(Strict, torch.optim.Optimizer):
     """Any rule as a torch optimizer.
 
     It is a real `torch.optim.Optimizer`: groups, state, hooks, closures, schedulers, checkpoints. The
@@ -78,17 +76,6 @@ class Optimizer(torch.optim.Optimizer):
 
     _plan: Plan | None = None
     _averaging: bool = False
-
-    def __new__(cls, *_: Any, **kwargs: Any) -> Optimizer:
-        """Refuse unknown arguments with a suggestion before anything else looks at them."""
-        known = inspect.signature(cls.__init__).parameters
-        if not any(p.kind is p.VAR_KEYWORD for p in known.values()):
-            for name in kwargs:
-                if name not in known:
-                    raise ArgumentTypeError(
-                        unknown(cls.__name__, name, [k for k in known if k != "self"])
-                    )
-        return super().__new__(cls)
 
     def __init__(
         self,
