@@ -6,17 +6,25 @@ from thalweg.engine.optimizer import Optimizer
 from thalweg.engine.option import Option, option
 from thalweg.engine.rule import Hyper, Rule, Scalar, Slot, Switch, nonzero, rule
 from thalweg.optim import (
+    ASGD,
+    LBFGS,
     SGD,
+    Adadelta,
+    Adagrad,
     Adam,
+    Adamax,
     AdamW,
     AdamWScheduleFree,
     Lion,
     Muon,
     MuonAdamW,
+    NAdam,
     Prodigy,
     RAdam,
     RAdamScheduleFree,
     Ranger,
+    RMSprop,
+    Rprop,
     SGDScheduleFree,
     SparseAdam,
 )
@@ -24,9 +32,14 @@ from thalweg.optim import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "ASGD",
+    "LBFGS",
     "SGD",
+    "Adadelta",
+    "Adagrad",
     "Adam",
     "AdamW",
+    "Adamax",
     "Lion",
     "Muon",
     "MuonAdamW",
@@ -36,7 +49,10 @@ __all__ = [
     "RAdamScheduleFree",
     "SGDScheduleFree",
     "SparseAdam",
+    "NAdam",
+    "RMSprop",
     "Ranger",
+    "Rprop",
     "Optimizer",
     "create_optimizer",
     "list_optimizers",
