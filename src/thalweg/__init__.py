@@ -20,6 +20,7 @@ from thalweg.optim import (
     SGDScheduleFree,
     SparseAdam,
 )
+from thalweg.wrappers import SAM, Lookahead
 
 __version__ = "0.1.0"
 
@@ -37,6 +38,8 @@ __all__ = [
     "SGDScheduleFree",
     "SparseAdam",
     "Ranger",
+    "Lookahead",
+    "SAM",
     "Optimizer",
     "create_optimizer",
     "list_optimizers",
