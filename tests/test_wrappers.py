@@ -245,6 +245,20 @@ def test_lookahead_without_a_closure_returns_none():
     assert optimizer.step() is None
 
 
+def test_closures_run_under_grad_where_the_wrapped_one_forgets_it():
+    class Forgetful(torch.optim.SGD):
+        @torch.no_grad()
+        def step(self, closure=None):
+            if closure is not None:
+                closure()
+            torch.optim.SGD.step.__wrapped__(self)
+
+    params, calls = parameters(), []
+    optimizer = thalweg.Lookahead(Forgetful(params, lr=0.1))
+    optimizer.step(closure_of(optimizer, params, 0, calls))
+    assert calls == [True]
+
+
 def test_lookahead_around_lbfgs_passes_the_closure_on():
     def made(params):
         return torch.optim.LBFGS(params, lr=0.5, max_iter=4)
@@ -525,6 +539,48 @@ def test_mixed_dtypes_and_layouts_walk_as_they_do_alone(wrapper):
     for p, q in zip(mixed, wanted, strict=True):
         torch.testing.assert_close(p.double(), q, rtol=1e-4, atol=1e-5)
     assert mixed[2].is_contiguous(memory_format=torch.channels_last)
+
+
+def test_the_norm_of_half_precision_gradients_is_not_of_half_precision():
+    """Its largest number is 65504."""
+    p = torch.nn.Parameter(torch.zeros(100_000, dtype=torch.float16))
+    optimizer = thalweg.SAM(torch.optim.SGD([p]), rho=1000.0)
+    p.grad = torch.full_like(p, 300.0)
+    optimizer.first_step()
+    wanted = torch.full_like(p, 1000.0 / 100_000**0.5)
+    torch.testing.assert_close(p.detach(), wanted, rtol=1e-3, atol=0.0)
+
+
+@pytest.mark.parametrize("wrapper", ["lookahead", "sam", "asam"])
+def test_sharded_and_plain_parameters_walk_as_plain_ones(wrapper):
+    """On a mesh of one: a norm is taken over all shards, and no foreach call mixes the two kinds."""
+    tensor = pytest.importorskip("torch.distributed.tensor")
+    store = torch.distributed.HashStore()
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        mesh = torch.distributed.device_mesh.init_device_mesh("cpu", (1,))
+        plain, mixed = parameters(), parameters()
+        shard = tensor.distribute_tensor(mixed[1].detach(), mesh, [tensor.Shard(0)])
+        mixed[1] = torch.nn.Parameter(shard)
+        runs = []
+        for params in (plain, mixed):
+            optimizer = WRAPPERS[wrapper](torch.optim.SGD(params, lr=0.1, foreach=False))
+            for t in range(7):
+
+                def closure(params=params, t=t):
+                    for p, g in zip(params, gradients(plain, t), strict=True):
+                        sharded = isinstance(p, tensor.DTensor)
+                        g = tensor.distribute_tensor(g, mesh, [tensor.Shard(0)]) if sharded else g
+                        p.grad = g + p.detach()
+                    return torch.zeros(())
+
+                optimizer.step(closure)
+            runs.append([p.detach() for p in params])
+        runs[1][1] = runs[1][1].full_tensor()
+        for p, q in zip(*runs, strict=True):
+            torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-6)
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 def test_lookahead_follows_a_model_that_changes_its_dtype():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from thalweg.engine.state import exchanged
 from thalweg.errors import StepError
 from thalweg.options.lookahead import lookahead as option
 from thalweg.wrappers.protocol import check_accepts_closure
-from thalweg.wrappers.wrapper import Closure, Wrapper, batches
+from thalweg.wrappers.wrapper import Closure, Wrapper, elementwise
 
 MOMENTA = ("momentum_buffer", "exp_avg")
 """What optimizers call the mean of the gradients in their state."""
@@ -202,29 +202,21 @@ class Lookahead(Wrapper):
         }
 
     def _sync(self, sync: _Sync) -> None:
-        for params in batches(sync.params):
-            slow = [self.state[p][SLOW] for p in params]
-            torch._foreach_lerp_(slow, params, sync.alpha)
-            torch._foreach_copy_(params, slow)
+        _pull(((self.state[p][SLOW], p) for p in sync.params), sync.alpha)
         if sync.momentum == "keep":
             return
-        for key in MOMENTA:
-            fast = {p: m for p in sync.params for k, m in self._momenta(p).items() if k == key}
-            if sync.momentum == "reset" and fast:
-                torch._foreach_zero_(list(fast.values()))
-            elif fast:
-                self._pull_back(f"lookahead_{key}", fast, sync.alpha)
+        fast = [(p, key, m) for p in sync.params for key, m in self._momenta(p).items()]
+        if sync.momentum == "reset":
+            for momenta, _ in elementwise((m, m) for _, _, m in fast):
+                torch._foreach_zero_(momenta)
+        else:
+            slow = [(self._slow_momentum(p, f"lookahead_{key}", m), m) for p, key, m in fast]
+            _pull(slow, sync.alpha)
 
-    def _pull_back(self, key: str, fast: dict[Tensor, Tensor], alpha: float) -> None:
-        owner = {m: p for p, m in fast.items()}
-        for momenta in batches(owner):
-            slow = []
-            for m in momenta:
-                entry = self.state[owner[m]]
-                entry[key] = entry[key].to(m) if key in entry else torch.zeros_like(m)
-                slow.append(entry[key])
-            torch._foreach_lerp_(slow, momenta, alpha)
-            torch._foreach_copy_(momenta, slow)
+    def _slow_momentum(self, p: Tensor, key: str, like: Tensor) -> Tensor:
+        state = self.state[p]
+        state[key] = state[key].to(like) if key in state else torch.zeros_like(like)
+        return cast(Tensor, state[key])
 
     def _refuse_between(self, what: str) -> None:
         if self._averaging:
@@ -252,3 +244,10 @@ class Lookahead(Wrapper):
                 yield
             finally:
                 self._averaging = False
+
+
+def _pull(pairs: Iterable[tuple[Tensor, Tensor]], alpha: float) -> None:
+    """Move what is slow towards what is fast, and then what is fast there."""
+    for slow, fast in elementwise(pairs):
+        torch._foreach_lerp_(slow, fast, alpha)
+        torch._foreach_copy_(fast, slow)

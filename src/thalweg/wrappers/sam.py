@@ -12,7 +12,7 @@ from torch import Tensor
 from thalweg.engine.rule import Group, Hyper
 from thalweg.errors import ArgumentTypeError, StepError
 from thalweg.wrappers.protocol import needs_closure
-from thalweg.wrappers.wrapper import Closure, Wrapper, batches
+from thalweg.wrappers.wrapper import Closure, Wrapper, batches, elementwise
 
 
 class SAM(Wrapper):
@@ -175,8 +175,8 @@ class SAM(Wrapper):
 
     @torch.no_grad()
     def _go_back(self) -> None:
-        for params in batches(self._weights):
-            torch._foreach_copy_(params, [self._weights[p] for p in params])
+        for params, weights in elementwise(self._weights.items()):
+            torch._foreach_copy_(params, weights)
         self._weights, self._climbed = {}, False
 
     def _refuse_between(self, what: str) -> None:

@@ -245,8 +245,6 @@ class Wrapper(torch.optim.Optimizer):
                 continue
             found[p] = {k: _copied(p, k, v) for k, v in own.items()}
             state[key] = {k: v for k, v in saved.items() if k not in own}
-            if not state[key]:
-                del state[key]
         return found, {**given, "state": state}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -292,3 +290,18 @@ def batches(tensors: Iterable[Tensor]) -> list[list[Tensor]]:
         key = type(x), x.device, x.dtype, getattr(x, "device_mesh", None)
         found.setdefault(key, []).append(x)
     return list(found.values())
+
+
+def elementwise(pairs: Iterable[tuple[Tensor, Tensor]]) -> list[tuple[list[Tensor], list[Tensor]]]:
+    """Pairs of equal layout as two lists for a `torch._foreach` call; of sharded tensors what is here."""
+    found: dict[Any, tuple[list[Tensor], list[Tensor]]] = {}
+    for x, y in pairs:
+        x, y = _local(x), _local(y)
+        xs, ys = found.setdefault((x.device, x.dtype, y.dtype), ([], []))
+        xs.append(x)
+        ys.append(y)
+    return list(found.values())
+
+
+def _local(x: Tensor) -> Tensor:
+    return cast(Tensor, x.to_local()) if hasattr(x, "to_local") else x
