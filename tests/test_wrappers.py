@@ -444,6 +444,13 @@ def test_a_pre_hook_may_replace_the_closure_and_a_post_hook_sees_the_sync():
         torch.testing.assert_close(p, s - 0.5 * (g + s))
 
 
+def test_a_pre_hook_that_returns_something_else_is_told_so():
+    optimizer = build("lookahead", "torch SGD", parameters())
+    optimizer.register_step_pre_hook(lambda o, args, kwargs: 3)
+    with pytest.raises(RuntimeError, match=r"must return None or a tuple of \(new_args"):
+        optimizer.step()
+
+
 # --- gradients ------------------------------------------------------------------------------------
 
 

@@ -70,7 +70,7 @@ class SAM(Wrapper):
     label = "sam"
     hypers = (Hyper("rho", 0.05, low=0.0), Hyper("eta", 0.01, low=0.0))
     choices: ClassVar = {"adaptive": (False, True)}
-    innermost = False
+    wrappable = False
 
     _climbed: bool = False
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from thalweg.engine.rule import Group, Hyper
-from thalweg.errors import ArgumentError, CheckpointError
+from thalweg.errors import ArgumentError, CheckpointError, StepError
 from thalweg.wrappers.protocol import check_layout, check_optimizer
 
 Closure = Callable[[], Any]
@@ -29,8 +29,13 @@ def _with_own_hooks(step: F) -> F:
         args = (self, *args)
         for before in list(self._optimizer_step_pre_hooks.values()):
             changed = before(self, args, kwargs)
-            if changed is not None:
-                args, kwargs = changed
+            if changed is None:
+                continue
+            if not isinstance(changed, tuple) or len(changed) != 2:
+                raise StepError(
+                    f"{step} must return None or a tuple of (new_args, new_kwargs), but got {changed}."
+                )
+            args, kwargs = changed
         out = step(*args, **kwargs)
         for after in list(self._optimizer_step_post_hooks.values()):
             after(self, args, kwargs)
@@ -53,7 +58,7 @@ class Wrapper(torch.optim.Optimizer):
     label: ClassVar[str]
     hypers: ClassVar[tuple[Hyper, ...]]
     choices: ClassVar[dict[str, tuple[Any, ...]]] = {}
-    innermost: ClassVar[bool] = True
+    wrappable: ClassVar[bool] = True
     """Whether other wrappers may go around this one."""
 
     # The scaler must divide the gradients itself: the wrapped optimizer would not see what it sets here.
@@ -77,7 +82,7 @@ class Wrapper(torch.optim.Optimizer):
         while isinstance(inner, Wrapper):
             if type(inner) is type(self):
                 raise ArgumentError(f"{title} is around this optimizer already; wrap it once")
-            if not inner.innermost:
+            if not inner.wrappable:
                 other = type(inner).__name__
                 raise ArgumentError(
                     f"{other} must be the outermost wrapper: write {other}({title}(optimizer))"
