@@ -340,6 +340,24 @@ def test_at_the_climb_what_would_go_wrong_is_refused(act):
     assert_same_bits(params, before)
 
 
+def test_sam_around_schedule_free_and_its_modes():
+    """What the wrapped one has, `eval()` and `train()`, is reached through the wrapper."""
+    params = parameters()
+    optimizer = thalweg.SAM(thalweg.AdamWScheduleFree(params, lr=0.05))
+    walk(optimizer, params, 0, 3)
+    raw = clones(params)
+    optimizer.eval()
+    averages = clones(params)
+    assert not torch.equal(params[0], raw[0])
+    with pytest.raises(StepError):
+        walk(optimizer, params, 3, 1)
+    assert_same_bits(params, averages)
+    optimizer.train()
+    assert_same_bits(params, raw)
+    walk(optimizer, params, 3, 1)
+    assert not torch.equal(params[0], raw[0])
+
+
 def test_a_closure_that_fails_at_the_climb_leaves_the_weights_as_they_were():
     params, calls = parameters(), []
     optimizer = build("sam", "thalweg AdamW", params)
@@ -493,6 +511,11 @@ def test_what_cannot_be_wrapped_is_refused_with_what_it_lacks(wrapper, case):
             lambda: thalweg.Lookahead(thalweg.Ranger(parameters())),
             ArgumentError,
             "Ranger has the option lookahead already",
+        ),
+        (
+            lambda: thalweg.Lookahead(thalweg.AdamWScheduleFree(parameters())),
+            ArgumentError,
+            "cannot go around AdamWScheduleFree: its option schedule_free excludes lookahead",
         ),
     ],
 )

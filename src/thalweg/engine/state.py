@@ -5,8 +5,7 @@ Nothing here changes `optimizer.state`: a failed allocation leaves it as it was.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any
@@ -210,21 +209,3 @@ def scalar_views(values: Sequence[Any], device: torch.device) -> list[Tensor]:
     dtypes = [x.dtype for x in values if isinstance(x, Tensor) and x.is_floating_point()]
     dtype = dtypes[0] if dtypes else scalar_dtype()
     return list(torch.tensor([float(x) for x in values], dtype=dtype, device=device).unbind())
-
-
-@contextmanager
-def exchanged(values: Mapping[Tensor, Tensor]) -> Iterator[None]:
-    """Within the block, parameters hold other values; theirs are kept aside and put back bit for bit.
-
-    Values are copied, never pointers, so that whoever knows an address still knows it.
-    """
-    kept = {p: p.detach().clone() for p in values}
-    with torch.no_grad():
-        for p, value in values.items():
-            p.copy_(value)
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for p, value in kept.items():
-                p.copy_(value)

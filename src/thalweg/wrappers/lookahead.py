@@ -9,7 +9,6 @@ from typing import Any, ClassVar, Literal, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from thalweg.engine.state import exchanged
 from thalweg.errors import StepError
 from thalweg.options.lookahead import lookahead as option
 from thalweg.wrappers.protocol import check_accepts_closure
@@ -238,12 +237,15 @@ class Lookahead(Wrapper):
         self._follow()
         params = [p for group in self.param_groups for p in group["params"]]
         states = {p: self.state.get(p, {}) for p in params}
-        with exchanged({p: state[SLOW] for p, state in states.items() if SLOW in state}):
-            self._averaging = True
-            try:
-                yield
-            finally:
-                self._averaging = False
+        slow = {p: state[SLOW] for p, state in states.items() if SLOW in state}
+        kept = {p: p.detach().clone() for p in slow}
+        self._averaging = True
+        try:
+            _fill(slow)
+            yield
+        finally:
+            _fill(kept)
+            self._averaging = False
 
 
 def _pull(pairs: Iterable[tuple[Tensor, Tensor]], alpha: float) -> None:
@@ -251,3 +253,9 @@ def _pull(pairs: Iterable[tuple[Tensor, Tensor]], alpha: float) -> None:
     for slow, fast in elementwise(pairs):
         torch._foreach_lerp_(slow, fast, alpha)
         torch._foreach_copy_(fast, slow)
+
+
+def _fill(values: dict[Tensor, Tensor]) -> None:
+    with torch.no_grad():
+        for p, value in values.items():
+            p.copy_(value)

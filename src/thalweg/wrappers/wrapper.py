@@ -9,6 +9,7 @@ from typing import Any, ClassVar, TypeVar, cast
 import torch
 from torch import Tensor
 
+from thalweg.engine.option import OPTIONS
 from thalweg.engine.rule import Group, Hyper
 from thalweg.errors import ArgumentError, CheckpointError, StepError
 from thalweg.wrappers.protocol import check_layout, check_optimizer
@@ -88,11 +89,17 @@ class Wrapper(torch.optim.Optimizer):
                     f"{other} must be the outermost wrapper: write {other}({title}(optimizer))"
                 )
             inner = inner.base_optimizer
-        if any(self.label in group.get("options", ()) for group in inner.param_groups):
-            raise ArgumentError(
-                f"{type(inner).__name__} has the option {self.label} already, with the same names in "
-                "groups and state: use the option or the wrapper"
-            )
+        for name in {name for group in inner.param_groups for name in group.get("options", ())}:
+            if name == self.label:
+                raise ArgumentError(
+                    f"{type(inner).__name__} has the option {name} already, with the same names in "
+                    "groups and state: use the option or the wrapper"
+                )
+            if name in OPTIONS and self.label in OPTIONS[name].excludes:
+                raise ArgumentError(
+                    f"{title} cannot go around {type(inner).__name__}: its option {name} excludes "
+                    f"{self.label}"
+                )
 
     def _check_settings(self, settings: Mapping[str, Any], where: str) -> None:
         """Refuse numbers out of range and unknown choices."""
