@@ -24,6 +24,8 @@ BASES = {
     "thalweg AdamW": lambda p: thalweg.AdamW(p, lr=0.05),
     "thalweg SGD": lambda p: thalweg.SGD(p, lr=0.05, momentum=0.9),
     "thalweg Lion": lambda p: thalweg.Lion(p, lr=0.01),
+    "thalweg Prodigy": lambda p: thalweg.Prodigy(p),
+    "thalweg MuonAdamW": lambda p: thalweg.MuonAdamW(p, lr=0.01),
     "torch AdamW": lambda p: torch.optim.AdamW(p, lr=0.05),
     "torch AdamW fused": lambda p: torch.optim.AdamW(p, lr=0.05, fused=True),
     "torch SGD": lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9),
@@ -319,20 +321,24 @@ def test_groups_state_and_defaults_are_the_wrapped_ones(wrapper, base):
     inner.add_param_group({"params": parameters(seed=1)})
     optimizer.add_param_group({"params": parameters(seed=2), "lr": 0.5})
     assert shared()
-    assert len(inner.param_groups) == 3
-    assert optimizer.param_groups[2]["lr"] == 0.5
+    assert optimizer.param_groups[-1]["lr"] == 0.5
     everything = [p for g in optimizer.param_groups for p in g["params"]]
     before = clones(everything)
     walk(optimizer, everything, 2, 4)
     assert all((p != b).any() for p, b in zip(everything, before, strict=True) if p.ndim)
     own = [{k for k in g if k.startswith(("lookahead_", "sam_"))} for g in optimizer.param_groups]
-    assert own[0] == own[1] == own[2] != set()
+    assert len(own) >= 3
+    assert all(own)
+    assert all(keys == own[0] for keys in own)
 
 
 def test_an_added_group_may_have_numbers_of_the_wrapper():
     optimizer = build("lookahead", "thalweg AdamW", parameters())
     optimizer.add_param_group({"params": parameters(seed=1), "lookahead_k": 7})
     assert [g["lookahead_k"] for g in optimizer.param_groups] == [3, 7]
+    both = build("lookahead", "thalweg MuonAdamW", parameters())
+    both.add_param_group({"params": parameters(seed=1), "lookahead_k": 7})
+    assert [g["lookahead_k"] for g in both.param_groups] == [3, 3, 7, 7]
     with pytest.raises(
         ValueError, match=r"Invalid k value: 0. Lookahead needs \[1, inf\).*group 2"
     ):

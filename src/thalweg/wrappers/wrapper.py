@@ -163,10 +163,12 @@ class Wrapper(torch.optim.Optimizer):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group to both; it may have the wrapper's numbers too, under their keys."""
         own = {key: param_group.get(key, value) for key, value in self._settings.items()}
-        self._check_settings(own, f", group {len(self.param_groups)}")
+        there = len(self.param_groups)
+        self._check_settings(own, f", group {there}")
         rest = {key: value for key, value in param_group.items() if key not in own}
         self.base_optimizer.add_param_group(rest)
-        self.param_groups[-1].update(own)
+        for group in self.param_groups[there:]:  # MuonAdamW makes two of one
+            group.update(own)
 
     # Steps ----------------------------------------------------------------------------------------
 
