@@ -1,10 +1,6 @@
 """What torch.optim has, ours does alike: numbers, signatures, words of errors, checkpoints."""
 
-import importlib
-import importlib.util
 import inspect
-import sys
-import types
 import warnings
 
 import numpy as np
@@ -12,6 +8,7 @@ import pytest
 import torch
 
 import thalweg
+from peers import from_package, from_timm
 from trajectories import assert_same_path, hard, step_with, tensors, through_bytes, walk
 
 RELATIVE = {torch.float64: 1e-12, torch.float32: 1e-5}
@@ -255,18 +252,11 @@ def test_adam_and_adamw_dicts_keep_their_decay():
 
 
 def lion_pytorch():
-    return pytest.importorskip("lion_pytorch").Lion
+    return from_package("lion_pytorch", "Lion")
 
 
 def timm():
-    """timm's Lion without timm's models, which drag torchvision in."""
-    spec = importlib.util.find_spec("timm")
-    if spec is None:
-        pytest.skip("timm is not installed")
-    package = types.ModuleType("timm_optim_alone")
-    package.__path__ = [spec.submodule_search_locations[0] + "/optim"]
-    sys.modules["timm_optim_alone"] = package
-    return importlib.import_module("timm_optim_alone.lion").Lion
+    return from_timm("lion", "Lion")
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -28,6 +28,7 @@ from thalweg.optim import (
     SGDScheduleFree,
     SparseAdam,
 )
+from thalweg.wrappers import SAM, Lookahead
 
 __version__ = "0.1.0"
 
@@ -53,6 +54,8 @@ __all__ = [
     "RMSprop",
     "Ranger",
     "Rprop",
+    "Lookahead",
+    "SAM",
     "Optimizer",
     "create_optimizer",
     "list_optimizers",
