@@ -68,6 +68,20 @@ def _taken(title: str, key: str, hypers: list[Hyper], left: dict[str, Any]) -> A
     return tuple(whole)
 
 
+def passed(given: Mapping[str, Any], *without: str, **instead: Any) -> dict[str, Any]:
+    """A constructor's arguments for the one above it: `super().__init__(**passed(locals(), rule=lion))`.
+
+    A class is then its signature and one line, and no argument can be forgotten on the way.
+
+    Args:
+        given: The constructor's `locals()`, before anything else is assigned.
+        without: Names that the constructor above does not take.
+        instead: What it gets besides, or in the place of what was given.
+    """
+    dropped = {"self", "__class__", *without}
+    return {name: value for name, value in given.items() if name not in dropped} | instead
+
+
 def dissolved(chosen: Sequence[Option]) -> dict[str, Any]:
     """Options as plain keys of a group."""
     keys: dict[str, Any] = {"options": tuple(o.spec.name for o in chosen if not o.spec.builtin)}
@@ -77,11 +91,12 @@ def dissolved(chosen: Sequence[Option]) -> dict[str, Any]:
 
 
 def taken_at_construction(group: Group) -> dict[str, Any]:
-    """What options derive from a group's own numbers when it is added."""
+    """What a rule and options derive from a group's own numbers when it is added."""
     found: dict[str, Any] = {}
-    for spec in resolve(group).specs:
-        if spec.at_construction is not None:
-            found |= spec.at_construction(group)
+    resolved = resolve(group)
+    for derive in (resolved.rule.at_construction, *(s.at_construction for s in resolved.specs)):
+        if derive is not None:
+            found |= derive(group)
     return found
 
 

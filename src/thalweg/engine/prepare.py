@@ -254,7 +254,7 @@ class Preparation:
             initial = [scalar.init] * len(draft.states)
             if key == FRESH:
                 initial = [float(new) for new in bucket.first]
-            vector, views = scalar_vector(key, initial, draft.states, device)
+            vector, views = scalar_vector(key, initial, draft.states, device, wide=scalar.wide)
             bucket.vectors[key] = vector
             for p, state, view in zip(bucket.params, draft.states, views, strict=True):
                 if state.get(key) is not view:

@@ -23,6 +23,9 @@ RESERVED = frozenset({
 })  # fmt: skip
 """Keys of a group and of a state that are taken."""
 
+DECAYS = ("l2", "decoupled", "direction", "proximal", "own")
+"""What a rule may say that `weight_decay` means for it: a style of the Decay option, or "own"."""
+
 Group = Mapping[str, Any]
 
 
@@ -45,10 +48,18 @@ class Slot:
 
 @dataclass(frozen=True, slots=True)
 class Scalar:
-    """A number per parameter that lives across steps, kept as a 0-dim tensor in `optimizer.state[p]`."""
+    """A number per parameter that lives across steps, kept as a 0-dim tensor in `optimizer.state[p]`.
+
+    Args:
+        name: Its key in `optimizer.state[p]` (an option's scalar: `<option>_<name>`).
+        init: Its first value.
+        wide: Whether it is stored in float64 and not in what torch stores step counts in (what a
+            reduction adds up would be rounded, and rounded again every step).
+    """
 
     name: str
     init: float = 0.0
+    wide: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +171,20 @@ class Switch:
 def nonzero(key: str) -> Callable[[Group], bool]:
     """A switch that is on while the group's number is not zero."""
     return lambda group: bool(group.get(key, 0) != 0)
+
+
+def returns_step(group: Group) -> bool:
+    """A switch: whether the group's rule asks for `lr`, so that what it returns is the step itself."""
+    return "lr" in find_rule(group["rule"]).asks
+
+
+OWN_DECAY = Hyper("weight_decay", 0.0, low=0.0, at="weight_decay", derived=True)
+"""The group's weight decay, for a rule declared with decay="own" that places it itself."""
+
+
+def decays_itself(group: Group) -> bool:
+    """A switch for such a rule: whether there is decay to place and no Decay option does it instead."""
+    return bool(group["weight_decay"] != 0 and group.get("decay_style") in (None, "own"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -274,6 +299,7 @@ class Rule(Declared):
         refuses_sparse: The sentence where it may not; torch's own where torch has one.
         decay: The style that `weight_decay` has where the user does not choose one.
         check: Looks at a group's numbers together and returns a complaint or None.
+        at_construction: Keys that a group gets from its own numbers when it is added.
     """
 
     function: Callable[..., Any] = field(default=lambda g: g)
@@ -281,6 +307,7 @@ class Rule(Declared):
     refuses_sparse: str = ""
     decay: str = "decoupled"
     check: Callable[[Mapping[str, Any]], str | None] | None = None
+    at_construction: Callable[[Group], dict[str, Any]] | None = None
     asks: frozenset[str] = frozenset()
     key: str = ""
     """Under which it is registered: its name, and from the second declaration on also which one it is."""
@@ -350,6 +377,7 @@ def rule(
     refuses_sparse: str = ...,
     decay: str = ...,
     check: Callable[[Mapping[str, Any]], str | None] | None = ...,
+    at_construction: Callable[[Group], dict[str, Any]] | None = ...,
 ) -> Callable[[Callable[..., Any]], Rule]: ...
 
 
@@ -367,6 +395,7 @@ def rule(
     refuses_sparse: str = "",
     decay: str = "decoupled",
     check: Callable[[Mapping[str, Any]], str | None] | None = None,
+    at_construction: Callable[[Group], dict[str, Any]] | None = None,
 ) -> Rule | Callable[[Callable[..., Any]], Rule]:
     """Declare an update rule.
 
@@ -384,8 +413,10 @@ def rule(
         name: Under which it is registered; the function's name by default.
         sparse: Whether it may run on the touched rows of a sparse gradient alone.
         refuses_sparse: The sentence where it may not.
-        decay: "decoupled" or "l2": what `weight_decay` means where the user does not choose a style.
+        decay: One of DECAYS: what `weight_decay` means where the user does not choose a style; "own" where
+            the rule places it itself, with OWN_DECAY and decays_itself.
         check: Looks at a group's numbers together and returns a complaint or None.
+        at_construction: Keys that a group gets from its own numbers when it is added.
 
     Raises:
         DeclarationError: The function's signature disagrees with the declaration.
@@ -404,16 +435,21 @@ def rule(
             refuses_sparse,
             decay,
             check,
+            at_construction,
         )
         new._check_names()
-        for taken in RESERVED.intersection([*new.names(), *(h.place()[0] for h in hypers)]):
+        read = {h.name for h in hypers if h.derived}  # a number that another declares may be read
+        own = {*new.names(), *(h.place()[0] for h in hypers if not h.derived)} - read
+        for taken in RESERVED & own:
             raise DeclarationError(f"{new.name}: the name {taken!r} is taken; call it otherwise")
         if "step" in {*(s.name for s in slots), *new.arguments()}:
             raise DeclarationError(
                 f"{new.name}: 'step' is the step count, a Scalar; call the other otherwise"
             )
-        if decay not in ("l2", "decoupled"):
-            raise DeclarationError(f"{new.name}: decay={decay!r}; allowed: 'l2', 'decoupled'")
+        if decay not in DECAYS:
+            raise DeclarationError(
+                f"{new.name}: decay={decay!r}; allowed: {', '.join(map(repr, DECAYS))}"
+            )
         asks = read_signature(new, function, 1, slots, ())
         check_used(new, asks)
         object.__setattr__(new, "asks", asks)

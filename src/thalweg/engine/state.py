@@ -121,7 +121,12 @@ def scalar_dtype() -> torch.dtype:
 
 
 def scalar_vector(
-    key: str, initial: Sequence[float], states: Sequence[Mapping[str, Any]], device: torch.device
+    key: str,
+    initial: Sequence[float],
+    states: Sequence[Mapping[str, Any]],
+    device: torch.device,
+    *,
+    wide: bool = False,
 ) -> tuple[Tensor, list[Tensor]]:
     """One vector for a scalar of many parameters, and its 0-dim views.
 
@@ -138,7 +143,8 @@ def scalar_vector(
         ):
             return base, [x for x in there if isinstance(x, Tensor)]
     dtype = next(
-        (x.dtype for x in there if isinstance(x, Tensor) and x.is_floating_point()), scalar_dtype()
+        (x.dtype for x in there if isinstance(x, Tensor) and x.is_floating_point()),
+        torch.float64 if wide else scalar_dtype(),
     )
     values = [start if x is None else float(x) for x, start in zip(there, initial, strict=True)]
     vector = torch.tensor(values, dtype=dtype, device=device)

@@ -8,6 +8,7 @@ from thalweg.options.decay import Decay
 from thalweg.options.lookahead import Lookahead
 from thalweg.options.skip import SkipNonFinite
 from thalweg.options.storage import StateDtype
+from thalweg.options.trust_ratio import TrustRatio
 
 __all__ = [
     "Average",
@@ -20,4 +21,5 @@ __all__ = [
     "Maximize",
     "SkipNonFinite",
     "StateDtype",
+    "TrustRatio",
 ]
