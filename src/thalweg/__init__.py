@@ -5,7 +5,26 @@ from thalweg.catalogue import create_optimizer, list_optimizers
 from thalweg.engine.optimizer import Optimizer
 from thalweg.engine.option import Option, option
 from thalweg.engine.rule import Hyper, Rule, Scalar, Slot, Switch, nonzero, rule
-from thalweg.optim import SGD, Adam, AdamW, Lion, RAdam, Ranger
+from thalweg.optim import (
+    ADOPT,
+    LAMB,
+    LARS,
+    SGD,
+    AdaBelief,
+    AdaBound,
+    Adam,
+    AdamW,
+    Adan,
+    AdEMAMix,
+    AMSBound,
+    Lion,
+    NovoGrad,
+    RAdam,
+    Ranger,
+    SignSGD,
+    Signum,
+    StableAdamW,
+)
 
 __version__ = "0.1.0"
 
@@ -16,6 +35,18 @@ __all__ = [
     "Lion",
     "RAdam",
     "Ranger",
+    "SignSGD",
+    "Signum",
+    "AdaBound",
+    "AMSBound",
+    "AdaBelief",
+    "Adan",
+    "ADOPT",
+    "AdEMAMix",
+    "StableAdamW",
+    "NovoGrad",
+    "LARS",
+    "LAMB",
     "Optimizer",
     "create_optimizer",
     "list_optimizers",
