@@ -111,6 +111,7 @@ static void body_0_0(const Table *T, i64 t, i64 origin, i64 begin, i64 end, cons
   for (i64 at = begin; at < end; at += BLOCK) {
     const int m = end - at < BLOCK ? (int)(end - at) : BLOCK;
     real v0[BLOCK];
+    #pragma GCC ivdep
     for (int i = 0; i < m; i++) {
       const real x1 = w_1[at + i];
       v0[i] = x1;
@@ -171,6 +172,7 @@ static void body_1_0(const Table *T, i64 t, i64 origin, i64 begin, i64 end, cons
       const i64 stop = (row + 1) * T->row_size[t] - at;
       for (; i < stop && i < m; i++) r_0[i] = value;
     }
+    #pragma GCC ivdep
     for (int i = 0; i < m; i++) {
       const real x4 = w_4[at + i];
       const real x0 = w_0[at + i];
@@ -227,6 +229,7 @@ static void body_1_1(const Table *T, i64 t, i64 origin, i64 begin, i64 end, cons
       const i64 stop = (row + 1) * T->row_size[t] - at;
       for (; i < stop && i < m; i++) r_0[i] = value;
     }
+    #pragma GCC ivdep
     for (int i = 0; i < m; i++) {
       const real x4 = w_4[at + i];
       const real x0 = w_0[at + i];
@@ -278,6 +281,7 @@ static void body_1_2(const Table *T, i64 t, i64 origin, i64 begin, i64 end, cons
       const i64 stop = (row + 1) * T->row_size[t] - at;
       for (; i < stop && i < m; i++) r_0[i] = value;
     }
+    #pragma GCC ivdep
     for (int i = 0; i < m; i++) {
       const real x2 = w_2[at + i];
       const real x1 = w_1[at + i];
@@ -325,6 +329,7 @@ static void body_1_3(const Table *T, i64 t, i64 origin, i64 begin, i64 end, cons
       const i64 stop = (row + 1) * T->row_size[t] - at;
       for (; i < stop && i < m; i++) r_0[i] = value;
     }
+    #pragma GCC ivdep
     for (int i = 0; i < m; i++) {
       const real x2 = w_2[at + i];
       const real x1 = w_1[at + i];
