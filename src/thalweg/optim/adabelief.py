@@ -12,8 +12,8 @@ from thalweg.engine.arguments import passed
 from thalweg.engine.ops import lerp, maximum, sqrt
 from thalweg.engine.optimizer import Optimizer
 from thalweg.engine.option import Option
-from thalweg.engine.rule import Hyper, Scalar, Slot, Switch, rule
-from thalweg.optim.adam import BETAS
+from thalweg.engine.rule import Scalar, Slot, Switch, rule
+from thalweg.optim.numbers import betas, epsilon
 
 
 @rule(
@@ -23,7 +23,7 @@ from thalweg.optim.adam import BETAS
         Slot("max_exp_avg_var", when="amsgrad", signed=False),
     ),
     scalars=(Scalar("step"),),
-    hypers=(*BETAS, Hyper("eps", 1e-16, low=0.0, says="Invalid epsilon value")),
+    hypers=(*betas(0.9, 0.999), epsilon(1e-16)),
     switches=(Switch("amsgrad"),),
     paper="Zhuang, Tang, Ding, Tatikonda, Dvornek, Papademetris, Duncan 2020, arXiv:2010.07468, Algorithm 2",
 )
@@ -33,8 +33,7 @@ def adabelief(
 ) -> Any:  # fmt: skip
     """Gradient mean over the root of the mean square of what the mean did not foresee."""
     exp_avg = lerp(exp_avg, g, 1.0 - beta1)
-    surprise = g - exp_avg
-    exp_avg_var = lerp(exp_avg_var, surprise * surprise, 1.0 - beta2) + eps
+    exp_avg_var = lerp(exp_avg_var, (g - exp_avg) ** 2, 1.0 - beta2) + eps
     largest = maximum(max_exp_avg_var, exp_avg_var) if amsgrad else None
     variance = (largest if amsgrad else exp_avg_var) / (1.0 - beta2**t)
     return (exp_avg / (1.0 - beta1**t)) / (sqrt(variance) + eps), exp_avg, exp_avg_var, largest

@@ -14,7 +14,7 @@ from thalweg.engine.optimizer import Optimizer
 from thalweg.engine.option import Option
 from thalweg.engine.rule import Group, Hyper, Scalar, Slot, Switch, rule
 from thalweg.errors import ArgumentError
-from thalweg.optim.adam import BETAS, EPS
+from thalweg.optim.numbers import betas, epsilon
 
 
 def _base_lr(group: Group) -> dict[str, Any]:
@@ -36,10 +36,10 @@ def _base_lr(group: Group) -> dict[str, Any]:
     ),
     scalars=(Scalar("step"),),
     hypers=(
-        *BETAS,
+        *betas(0.9, 0.999),
         Hyper("final_lr", 0.1, low=0.0),
         Hyper("gamma", 1e-3, above=0.0, high=1.0, says="Invalid gamma parameter"),
-        EPS,
+        epsilon(1e-8),
         Hyper("base_lr", 1e-3, above=0.0, derived=True),
     ),
     switches=(Switch("amsbound"),),

@@ -12,8 +12,8 @@ from thalweg.engine.arguments import passed
 from thalweg.engine.ops import lerp, sqrt, where
 from thalweg.engine.optimizer import Optimizer
 from thalweg.engine.option import Option
-from thalweg.engine.rule import Hyper, Scalar, Slot, rule
-from thalweg.optim.adam import EPS
+from thalweg.engine.rule import Scalar, Slot, rule
+from thalweg.optim.numbers import betas, epsilon
 from thalweg.options import ClipNorm, Decay
 
 
@@ -26,10 +26,8 @@ from thalweg.options import ClipNorm, Decay
     ),
     scalars=(Scalar("step"),),
     hypers=(
-        Hyper("beta1", 0.98, low=0.0, high=1.0, at="betas[0]"),
-        Hyper("beta2", 0.92, low=0.0, high=1.0, at="betas[1]"),
-        Hyper("beta3", 0.99, low=0.0, high=1.0, at="betas[2]"),
-        EPS,
+        *betas(0.98, 0.92, 0.99),
+        epsilon(1e-8),
     ),
     paper="Xie, Zhou, Li, Lin, Yan 2022, arXiv:2208.06677, Algorithm 1",
     decay="proximal",

@@ -13,19 +13,18 @@ from thalweg.engine.ops import exp, lerp, log, minimum, sqrt, where
 from thalweg.engine.optimizer import Optimizer
 from thalweg.engine.option import Option
 from thalweg.engine.rule import Hyper, Scalar, Slot, rule
-from thalweg.optim.adam import BETAS, EPS
+from thalweg.optim.numbers import betas, epsilon
 
 
 @rule(
     slots=(Slot("exp_avg_fast"), Slot("exp_avg_slow"), Slot("exp_avg_sq", signed=False)),
     scalars=(Scalar("step"),),
     hypers=(
-        *BETAS,
-        Hyper("beta3", 0.9999, low=0.0, high=1.0, at="betas[2]"),
+        *betas(0.9, 0.999, 0.9999),
         Hyper("alpha", 2.0, low=0.0),
         Hyper("beta3_warmup", 0, low=0, integer=True),
         Hyper("alpha_warmup", 0, low=0, integer=True),
-        EPS,
+        epsilon(1e-8),
     ),
     paper="Pagliardini, Ablin, Grangier 2024, arXiv:2409.03137, Algorithm 1",
 )

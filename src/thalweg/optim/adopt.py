@@ -13,15 +13,15 @@ from thalweg.engine.ops import clamp, lerp, maximum, sqrt, where
 from thalweg.engine.optimizer import Optimizer
 from thalweg.engine.option import Option
 from thalweg.engine.rule import Hyper, Scalar, Slot, rule
+from thalweg.optim.numbers import betas, epsilon
 
 
 @rule(
     slots=(Slot("exp_avg"), Slot("exp_avg_sq", signed=False)),
     scalars=(Scalar("step"),),
     hypers=(
-        Hyper("beta1", 0.9, low=0.0, high=1.0, at="betas[0]"),
-        Hyper("beta2", 0.9999, low=0.0, high=1.0, at="betas[1]"),
-        Hyper("eps", 1e-6, low=0.0, says="Invalid epsilon value"),
+        *betas(0.9, 0.9999),
+        epsilon(1e-6),
         Hyper("clip_exp", 0.25, low=0.0),
     ),
     paper="Taniguchi, Harada, Minegishi, Oshima, Jeong, Nagahara et al. 2024, arXiv:2411.02853, Algorithm 2",

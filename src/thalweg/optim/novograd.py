@@ -12,17 +12,16 @@ from thalweg.engine.arguments import passed
 from thalweg.engine.ops import lerp, sqrt, sum, where
 from thalweg.engine.optimizer import Optimizer
 from thalweg.engine.option import Option
-from thalweg.engine.rule import OWN_DECAY, Hyper, Scalar, Slot, Switch, decays_itself, rule
-from thalweg.optim.adam import EPS
+from thalweg.engine.rule import OWN_DECAY, Scalar, Slot, Switch, decays_itself, rule
+from thalweg.optim.numbers import betas, epsilon
 
 
 @rule(
     slots=(Slot("exp_avg"),),
     scalars=(Scalar("exp_avg_sq", wide=True),),
     hypers=(
-        Hyper("beta1", 0.95, low=0.0, high=1.0, at="betas[0]"),
-        Hyper("beta2", 0.98, low=0.0, high=1.0, at="betas[1]"),
-        EPS,
+        *betas(0.95, 0.98),
+        epsilon(1e-8),
         OWN_DECAY,
     ),
     switches=(Switch("grad_averaging"), Switch("decays", read=decays_itself)),

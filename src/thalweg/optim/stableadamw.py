@@ -13,15 +13,15 @@ from thalweg.engine.ops import lerp, maximum, mean, sqrt
 from thalweg.engine.optimizer import Optimizer
 from thalweg.engine.option import Option
 from thalweg.engine.rule import OWN_DECAY, Hyper, Scalar, Slot, Switch, decays_itself, rule
+from thalweg.optim.numbers import betas, epsilon
 
 
 @rule(
     slots=(Slot("exp_avg"), Slot("exp_avg_sq", signed=False)),
     scalars=(Scalar("step"),),
     hypers=(
-        Hyper("beta1", 0.9, low=0.0, high=1.0, at="betas[0]"),
-        Hyper("beta2", 0.99, low=0.0, high=1.0, at="betas[1]"),
-        Hyper("eps", 1e-8, above=0.0, says="Invalid epsilon value"),
+        *betas(0.9, 0.99),
+        epsilon(1e-8, above=0.0),
         Hyper("clip_thresh", 1.0, above=0.0),
         OWN_DECAY,
     ),
