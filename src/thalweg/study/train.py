@@ -50,6 +50,11 @@ class Run:
     step_seconds: float | None = None
 
     @property
+    def rank(self) -> tuple[float, float] | None:
+        """What the search goes by: validation loss first; None if diverged."""
+        return self.validation
+
+    @property
     def test_accuracy(self) -> float | None:
         """Share of the test split that is classified correctly."""
         return self.test[0] / self.test[1] if self.test else None
@@ -115,8 +120,8 @@ def train(
     validation = setting.task.validation.to(setting.device)
     run = Run(lr, seed)
     seconds: list[float] = []
-    for step, (inputs, targets) in enumerate(_batches(setting, seed), start=1):
-        loss = _gradients(model, optimizer, inputs, targets)
+    for step, (inputs, targets) in enumerate(batches(setting, seed), start=1):
+        loss = gradients(model, optimizer, inputs, targets)
         if not math.isfinite(loss):
             run.diverged_at = step
             return run
@@ -141,7 +146,7 @@ def train(
     return run
 
 
-def _batches(setting: Setting, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+def batches(setting: Setting, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield augmented batches; the seed decides the order and the augmentation, on any device."""
     generator = torch.Generator().manual_seed(seed)
     task, train = setting.task, setting.task.train.to(setting.device)
@@ -152,7 +157,8 @@ def _batches(setting: Setting, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
             yield task.augment(train.inputs[rows], generator), train.targets[rows]
 
 
-def _gradients(model: nn.Module, optimizer: Optimizer, inputs: Tensor, targets: Tensor) -> float:
+def gradients(model: nn.Module, optimizer: Optimizer, inputs: Tensor, targets: Tensor) -> float:
+    """Fill the gradients of a batch; return its mean cross-entropy."""
     optimizer.zero_grad()
     loss = cross_entropy(model(inputs), targets)
     loss.backward()  # type: ignore[no-untyped-call]

@@ -1,0 +1,6 @@
+"""The pictures: one file per kind, and one for what they share."""
+
+from thalweg.study.figures.house import short
+from thalweg.study.figures.losses import draw, picture, smooth
+
+__all__ = ["draw", "picture", "smooth", "short"]
