@@ -4,11 +4,14 @@ from thalweg.study.comparison import EPOCHS, SEEDS, Moment, compare
 from thalweg.study.contenders import DEFAULTS, Contender
 from thalweg.study.report import FILES
 from thalweg.study.results import Comparison, Entry
+from thalweg.study.surfaces import SURFACES, Surface
 from thalweg.study.tasks import TASKS, Split, Task
 from thalweg.study.train import Run
+from thalweg.study.trajectories import STEPS, Trajectories, Trajectory, trajectories
 
 __all__ = [
     "compare",
+    "trajectories",
     "Comparison",
     "Entry",
     "Run",
@@ -21,4 +24,9 @@ __all__ = [
     "Task",
     "Split",
     "TASKS",
+    "Trajectories",
+    "Trajectory",
+    "STEPS",
+    "Surface",
+    "SURFACES",
 ]

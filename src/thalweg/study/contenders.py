@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -77,6 +77,22 @@ def resolve(spec: str | Contender) -> Contender:
     )
 
 
+def distinct(specs: Sequence[str | Contender]) -> list[Contender]:
+    """Resolve names, of which there is at least one and none is there twice.
+
+    Raises:
+        ArgumentError: if none is named, one twice, or one cannot be resolved.
+    """
+    contenders = [resolve(spec) for spec in specs]
+    names = [contender.name for contender in contenders]
+    if not names:
+        raise ArgumentError("No optimizer is named: there is nothing to compare.")
+    for name in names:
+        if names.count(name) > 1:
+            raise ArgumentError(f"{name} is named twice.")
+    return contenders
+
+
 def _create(spec: str, params: list[nn.Parameter], **keywords: float) -> Optimizer:
     return thalweg.create_optimizer(params, spec, **keywords)
 
@@ -86,7 +102,7 @@ def _find(spec: str) -> Any:
     try:
         found: Any = importlib.import_module(name)
     except Exception as error:  # whatever the user's module does while it is imported
-        raise ArgumentError(f"{spec}: cannot import {name}: {_said(error)}") from error
+        raise ArgumentError(f"{spec}: cannot import {name}: {said(error)}") from error
     for attribute in path.split("."):
         if not hasattr(found, attribute):
             raise ArgumentError(f"{spec}: {name} has no attribute {path!r}.")
@@ -94,7 +110,8 @@ def _find(spec: str) -> Any:
     return found
 
 
-def _said(error: Exception) -> str:
+def said(error: Exception) -> str:
+    """Return an error of somebody else's code as the end of a sentence."""
     return f"{type(error).__name__}: {error}".rstrip(".") + "."
 
 
@@ -109,7 +126,7 @@ def build(contender: Contender, params: list[nn.Parameter], lr: float | None) ->
     except ThalwegError:
         raise  # already one sentence
     except Exception as error:
-        raise ArgumentError(f"{contender.name} could not be built: {_said(error)}") from error
+        raise ArgumentError(f"{contender.name} could not be built: {said(error)}") from error
     if not isinstance(built, Optimizer):
         kind = type(built).__name__
         raise ArgumentError(f"{contender.name} built a {kind}, not a torch.optim.Optimizer.")
@@ -140,7 +157,7 @@ def check(contender: Contender) -> Default:
     try:
         optimizer.step()
     except Exception as error:
-        raise ArgumentError(f"{contender.name} cannot take a step: {_said(error)}") from error
+        raise ArgumentError(f"{contender.name} cannot take a step: {said(error)}") from error
     return default
 
 

@@ -13,6 +13,7 @@ from rich.text import Text
 from thalweg.study import report
 from thalweg.study.comparison import Moment
 from thalweg.study.results import Comparison
+from thalweg.study.trajectories import Trajectories, moments
 
 
 class Live:
@@ -48,6 +49,33 @@ class Live:
             total=moment.total,
             stage=f"{moment.stage}, loss {moment.loss:.3g}",
         )
+
+
+def show_distances(found: Trajectories, console: Console) -> None:
+    """Print how far each path is from the minimum at equal steps."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, collapse_padding=True)
+    table.add_column("step", justify="right")
+    rows = [[str(step)] for step in moments(found.steps)]
+    for path in found.paths:
+        kinds = {"": path.points} if path.slow is None else {"fast": path.fast, "slow": path.slow}
+        for kind, points in kinds.items():
+            heading = "\n".join([*textwrap.wrap(path.name, 18), f"lr {path.lr:g}", kind]).strip()
+            table.add_column(Text(heading), justify="right")
+            distances = found.surface.distance(points).tolist()
+            for row, step in zip(rows, moments(found.steps), strict=True):
+                row.append(f"{distances[step]:.2g}" if step < len(distances) else "diverged")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+    x, y = found.surface.minimum
+    ahead = any(path.slow is not None for path in found.paths)
+    told = " Lookahead's fast weights before each pull, its slow ones after." if ahead else ""
+    console.print(
+        f"Distance to the minimum of {found.surface.title} at ({x:g}, {y:g})." + told,
+        style="dim",
+        highlight=False,
+        markup=False,
+    )
 
 
 def show(comparison: Comparison, console: Console) -> None:

@@ -51,15 +51,18 @@ def choose(trials: Iterable[AnyTrial]) -> AnyTrial | None:
     return min(finished, key=lambda trial: trial.rank or (), default=None)
 
 
-def search(attempt: Callable[[float], AnyTrial], centre: float) -> Iterator[AnyTrial]:
+def search(
+    attempt: Callable[[float], AnyTrial], centre: float, reach: int = REACH
+) -> Iterator[AnyTrial]:
     """Yield one trial per learning rate tried, following the three rules above.
 
     Args:
         attempt: makes one trial with a learning rate.
         centre: the middle of the grid.
+        reach: rates on either side of it.
     """
     tried: dict[int, AnyTrial] = {}
-    for index in range(-REACH, REACH + 1):
+    for index in range(-reach, reach + 1):
         tried[index] = attempt(rate(centre, index))
         yield tried[index]
     for _ in range(EXTRA):

@@ -2,5 +2,6 @@
 
 from thalweg.study.figures.house import short
 from thalweg.study.figures.losses import draw, picture, smooth
+from thalweg.study.figures.paths import animate, trajectories
 
-__all__ = ["draw", "picture", "smooth", "short"]
+__all__ = ["draw", "picture", "smooth", "short", "trajectories", "animate"]
