@@ -13,12 +13,14 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import thalweg
+from small_task import blobs
 from thalweg import cli, study
 from thalweg.errors import ArgumentError
-from thalweg.study import SURFACES, Contender, Surface, trajectories
+from thalweg.study import SURFACES, Contender, Surface, effective_lr, figures, trajectories
 from thalweg.study.contenders import resolve
 from thalweg.study.figures import house, paths
-from thalweg.study.trajectories import moments, run
+from thalweg.study.paths import moments, run
+from thalweg.study.rates import QUANTILES
 
 AHEAD = "sgd(lr=0.3, momentum=0.9) + lookahead(k=4, alpha=0.3)"
 ALL = list(SURFACES.values())
@@ -262,3 +264,113 @@ def test_the_command_refuses_in_one_sentence(tmp_path):
     assert found.stderr.startswith("Error: Unknown surface: 'beal'. Did you mean 'beale'?")
     assert found.stderr.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+# Effective learning rates
+
+
+def measured(name: str, task=None, epochs: int = 4, **keywords):
+    return effective_lr([name], task or blobs(), epochs, **keywords).rates[0]
+
+
+@pytest.mark.parametrize("amsgrad", [False, True])
+def test_measured_rates_are_adams(amsgrad):
+    """lr / (sqrt(v_hat) + eps), read from the state of a run of torch's, weight by weight."""
+    task = blobs()
+    torch.manual_seed(3)
+    model = task.build_model().double()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01, amsgrad=amsgrad)
+    generator = torch.Generator().manual_seed(3)
+    rows = []
+    for step in range(1, 9):
+        if step % 4 == 1:
+            order = torch.randperm(64, generator=generator)
+        chosen = order[(step - 1) % 4 * 16 :][:16]
+        inputs = task.augment(task.train.inputs[chosen].double(), generator)
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(inputs), task.train.targets[chosen]).backward()
+        optimizer.step()
+        squares = [
+            optimizer.state[p]["max_exp_avg_sq" if amsgrad else "exp_avg_sq"].flatten()
+            for p in model.parameters()
+        ]
+        rates = 0.01 / ((torch.cat(squares) / (1 - 0.999**step)).sqrt() + 1e-8)
+        rows.append(torch.quantile(rates, torch.tensor(QUANTILES, dtype=torch.float64)))
+    found = measured(f"adam(lr=0.01, amsgrad={amsgrad})", epochs=2, seed=3)
+    assert torch.allclose(found.quantiles, torch.stack(rows), rtol=1e-9)
+    assert found.measured == 1.0
+    assert (found.lr, found.bounds, len(found.losses)) == (0.01, None, 8)
+
+
+class Bounded(torch.optim.Adam):
+    """Adam whose rates are held between AdaBound's bounds, bias-corrected as there."""
+
+    def __init__(self, params, lr=1e-3, gamma=0.05):
+        super().__init__(params, lr)
+        self.param_groups[0].update(final_lr=0.1, gamma=gamma)
+
+    def step(self):
+        group = self.param_groups[0]
+        before = [p.detach().clone() for p in group["params"]]
+        super().step()
+        for p, old in zip(group["params"], before, strict=True):
+            state = self.state[p]
+            t = state["step"].item()
+            low, high = 1 - 1 / (group["gamma"] * t + 1), 1 + 1 / (group["gamma"] * t)
+            rate = ((old - p.detach()) / state["exp_avg"]).clamp(0.1 * low, 0.1 * high)
+            p.data.copy_(old - rate * state["exp_avg"])
+
+
+def test_rates_stay_between_the_bounds_and_close_in_on_them():
+    found = effective_lr([Contender("bounded", Bounded)], blobs(), 20).rates[0]
+    low, high = found.bounds.T
+    assert (found.quantiles[:, 0] >= low * (1 - 1e-9)).all()
+    assert (found.quantiles[:, -1] <= high * (1 + 1e-9)).all()
+    assert found.quantiles[-1, 0] == pytest.approx(low[-1].item(), rel=1e-9)
+    assert low[-1].item() == pytest.approx(0.1 * (1 - 1 / (0.05 * 80 + 1)), rel=1e-3)
+    assert found.spread[-1] < measured("adam", epochs=20).spread[-1]
+
+
+@pytest.mark.skipif("adabound" not in thalweg.list_optimizers(), reason="no AdaBound here")
+def test_adabound_stays_between_its_own_bounds():
+    found = measured("adabound(gamma=0.05)", epochs=20)
+    assert (found.quantiles[:, 0] >= found.bounds[:, 0] * (1 - 1e-9)).all()
+    assert (found.quantiles[:, -1] <= found.bounds[:, 1] * (1 + 1e-9)).all()
+    assert found.quantiles[-1, 0] == pytest.approx(found.bounds[-1, 0].item(), rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("adamw", "adamw decays weights by 0.01, which is no step along the momentum: name it "),
+        ("sgd(lr=0.1, momentum=0.9)", "sgd(lr=0.1, momentum=0.9) has no betas: only Adam and"),
+        ("adam(betas=(0.9, 0.9)) + lookahead(k=2)", "moves weights against its momentum"),
+        ("torch.optim:Adamax + cautious", "does not read as names"),
+        ("adma", "Did you mean 'adam'?"),
+    ],
+)
+def test_what_has_no_effective_rate_is_refused(name, sentence):
+    with pytest.raises(ArgumentError) as raised:
+        measured(name)
+    assert sentence in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_the_panels_show_the_quantiles():
+    found = effective_lr(["adam", "adam(amsgrad=True)"], blobs(), 2)
+    first, second = figures.effective_lr(found).axes
+    assert first.get_title(loc="left") == "adam"
+    assert (first.lines[1].get_ydata() == found.rates[0].quantiles[:, 3].numpy()).all()
+    assert first.get_ylim() == second.get_ylim()
+    assert first.get_ylim()[0] < min(r.quantiles.min().item() for r in found.rates)
+    assert first.get_ylim()[1] > max(r.quantiles.max().item() for r in found.rates)
+
+
+def test_the_command_measures(tmp_path):
+    arguments = ["adam", "--epochs", "1", "--output", str(tmp_path)]
+    found = CliRunner().invoke(cli.app(), ["effective-lr", *arguments])
+    assert found.exit_code == 0, found.output
+    assert "29,258 weights after 16 steps" in " ".join(found.output.split())
+    assert Image.open(tmp_path / "effective-lr.png").size[0] > 500
+    found = CliRunner().invoke(cli.app(), ["effective-lr", "adamw", "--epochs", "0"])
+    assert (found.exit_code, found.stderr) == (2, "Error: epochs must be at least 1, got 0.\n")

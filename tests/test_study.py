@@ -15,8 +15,9 @@ from torch import nn
 pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
 
+from small_task import blobs
 from thalweg.errors import ArgumentError
-from thalweg.study import TASKS, Contender, Moment, Run, Split, Task, compare, figures, report
+from thalweg.study import TASKS, Contender, Moment, Run, compare, figures, report
 from thalweg.study.contenders import check, resolve
 from thalweg.study.results import Entry
 from thalweg.study.search import EXTRA, choose, is_on_edge, rate, search
@@ -26,32 +27,6 @@ from thalweg.study.train import Setting, evaluate, state_bytes, train
 CPU = torch.device("cpu")
 ADAMW = Contender("adamw", torch.optim.AdamW)
 SGD = Contender("sgd", partial(torch.optim.SGD, momentum=0.9))
-
-
-def blobs(reads: list[int] | None = None, flip: bool = False) -> Task:
-    """Three clouds in the plane; every reading of the test split is noted in `reads`."""
-    generator = torch.Generator().manual_seed(5)
-    targets = torch.arange(120) % 3
-    centres = torch.tensor([[2.0, 0.0], [-1.0, 1.7], [-1.0, -1.7]])
-    inputs = centres[targets] + 0.8 * torch.randn(120, 2, generator=generator)
-
-    def read_test() -> Split:
-        if reads is not None:
-            reads.append(1)
-        return Split(inputs[90:], (targets[90:] + flip) % 3)
-
-    return Task(
-        name="blobs",
-        title="Blobs",
-        train=Split(inputs[:64], targets[:64]),
-        validation=Split(inputs[64:90], targets[64:90]),
-        read_test=read_test,
-        build_model=lambda: nn.Linear(2, 3),
-        augment=lambda x, generator: x + 0.01 * torch.randn(x.shape, generator=generator),
-        batch=16,
-        target=0.8,
-        every=3,
-    )
 
 
 def without_times(value: object) -> object:

@@ -11,6 +11,7 @@ from typing import Annotated
 
 from thalweg import __version__, study
 from thalweg.errors import ThalwegError
+from thalweg.study import rates
 
 with suppress(ModuleNotFoundError):  # main() says so
     import typer
@@ -39,6 +40,7 @@ def app() -> typer.Typer:
     built.callback()(thalweg)
     built.command()(compare)
     built.command()(trajectories)
+    built.command()(effective_lr)
     return built
 
 
@@ -128,3 +130,34 @@ def trajectories(
         raise typer.Exit(2) from None
     show_distances(found, Console())
     typer.echo(f"Written to {output}: {', '.join(paths.names(found, gif=gif))}")
+
+
+def effective_lr(
+    optimizers: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[OPTIMIZER]...",
+            help="Adam or a relative of it, with its options. "
+            f"By default: {', '.join(study.ADAPTIVE)}.",
+            show_default=False,
+        ),
+    ] = None,
+    task: Annotated[str, typer.Option(help="What to train on.")] = "digits",
+    epochs: Annotated[int, typer.Option(help="Passes over the data.")] = rates.EPOCHS,
+    seed: Annotated[int, typer.Option(help="Of the weights and the batches.")] = 0,
+    output: Annotated[Path, typer.Option(help="Folder for effective-lr.png.")] = Path(
+        "runs/effective-lr"
+    ),
+) -> None:
+    """Draw the learning rate that each weight really gets through training."""
+    from rich.console import Console
+
+    from thalweg.study.live import show_rates
+
+    try:
+        found = study.effective_lr(optimizers or study.ADAPTIVE, task, epochs, seed, output)
+    except ThalwegError as error:
+        typer.echo(f"Error: {error}", err=True)
+        raise typer.Exit(2) from None
+    show_rates(found, Console())
+    typer.echo(f"Written to {output}: {rates.FILE}")

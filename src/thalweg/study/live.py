@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import textwrap
 
 from rich import box
@@ -12,8 +13,9 @@ from rich.text import Text
 
 from thalweg.study import report
 from thalweg.study.comparison import Moment
+from thalweg.study.paths import Trajectories, moments
+from thalweg.study.rates import EffectiveRates
 from thalweg.study.results import Comparison
-from thalweg.study.trajectories import Trajectories, moments
 
 
 class Live:
@@ -72,6 +74,28 @@ def show_distances(found: Trajectories, console: Console) -> None:
     told = " Lookahead's fast weights before each pull, its slow ones after." if ahead else ""
     console.print(
         f"Distance to the minimum of {found.surface.title} at ({x:g}, {y:g})." + told,
+        style="dim",
+        highlight=False,
+        markup=False,
+    )
+
+
+def show_rates(found: EffectiveRates, console: Console) -> None:
+    """Print how far apart the weights' learning rates are in the end."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, collapse_padding=True)
+    table.add_column("optimizer", overflow="fold")
+    for heading in ("lr", "1 %", "median", "99 %", "99 % / 1 %", "training loss"):
+        table.add_column(heading, justify="right")
+    for rates in found.rates:
+        low, *_, high = rates.quantiles[-1].tolist()
+        middle = rates.quantiles[-1].median().item()
+        numbers = (low, middle, high, rates.spread[-1].item(), statistics.fmean(rates.losses[-16:]))
+        table.add_row(Text(rates.name), f"{rates.lr:g}", *(f"{number:.2g}" for number in numbers))
+    console.print(table)
+    console.print(
+        f"Step per unit of momentum of {found.parameters:,} weights after {found.steps} steps; "
+        f"quantiles of those that moved, at least {100 * min(r.measured for r in found.rates):.0f} % "
+        "in every step. Loss: mean of the last 16 batches.",
         style="dim",
         highlight=False,
         markup=False,

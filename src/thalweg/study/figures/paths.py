@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from thalweg.study.figures import house
+from thalweg.study.paths import Trajectories, Trajectory, moments
 from thalweg.study.surfaces import Surface
-from thalweg.study.trajectories import Trajectories, Trajectory, moments
 
 SIDE = 3.1  # inches of a square map
 BESIDE = 4.9  # inches for the distances
