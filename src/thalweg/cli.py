@@ -152,12 +152,14 @@ def effective_lr(
     """Draw the learning rate that each weight really gets through training."""
     from rich.console import Console
 
-    from thalweg.study.live import show_rates
+    from thalweg.study.live import Live, show_rates
 
+    console, names = Console(), optimizers or study.ADAPTIVE
     try:
-        found = study.effective_lr(optimizers or study.ADAPTIVE, task, epochs, seed, output)
+        with Live(console) as live:
+            found = study.effective_lr(names, task, epochs, seed, output, progress=live)
     except ThalwegError as error:
         typer.echo(f"Error: {error}", err=True)
         raise typer.Exit(2) from None
-    show_rates(found, Console())
+    show_rates(found, console)
     typer.echo(f"Written to {output}: {rates.FILE}")

@@ -62,7 +62,7 @@ def show_distances(found: Trajectories, console: Console) -> None:
         kinds = {"": path.points} if path.slow is None else {"fast": path.fast, "slow": path.slow}
         for kind, points in kinds.items():
             heading = "\n".join([*textwrap.wrap(path.name, 18), f"lr {path.lr:g}", kind]).strip()
-            table.add_column(Text(heading), justify="right")
+            table.add_column(Text(heading), justify="right", overflow="fold")
             distances = found.surface.distance(points).tolist()
             for row, step in zip(rows, moments(found.steps), strict=True):
                 row.append(f"{distances[step]:.2g}" if step < len(distances) else "diverged")

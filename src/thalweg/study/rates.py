@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from thalweg.errors import ArgumentError
 from thalweg.study import report
+from thalweg.study.comparison import EVERY, Moment, Progress
 from thalweg.study.contenders import Contender, build, distinct, said
 from thalweg.study.tasks import Split, Task, load_task
 from thalweg.study.train import Setting, batches, gradients, reproducible
@@ -21,7 +22,7 @@ from thalweg.study.train import Setting, batches, gradients, reproducible
 ADAPTIVE = ("adam", "adam(amsgrad=True)", "adabound")
 """What is measured when nothing is named: the third tames what the first two leave wild."""
 
-EPOCHS = 60  # on the digits 960 steps: AMSGrad and AdaBound take about 1 / (1 - beta2) to differ
+EPOCHS = 100  # on the digits 1600 steps: AMSGrad and AdaBound differ after 1 / (1 - beta2)
 QUANTILES = (0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99)
 RESOLVED = 2.0**-40  # of a weight: of a smaller step float64 keeps fewer than four digits
 
@@ -72,6 +73,7 @@ def effective_lr(
     output: str | Path | None = None,
     *,
     threads: int = 1,
+    progress: Progress | None = None,
 ) -> EffectiveRates:
     """Train with each optimizer, and measure in every step what each weight's learning rate was.
 
@@ -87,6 +89,7 @@ def effective_lr(
         seed: of the weights and batches, at least 0; the same for every optimizer.
         output: a folder for ``effective-lr.png``; None writes nothing.
         threads: CPU threads of torch, at least 1.
+        progress: called every few steps.
 
     Raises:
         ArgumentError: for an argument that cannot be used, or an optimizer whose step is not a
@@ -104,7 +107,7 @@ def effective_lr(
         report.check_folder(Path(output))
     setting = Setting(task, epochs, torch.device("cpu"))
     with reproducible(threads, setting.device):
-        rates = [_measure(setting, contender, seed) for contender in contenders]
+        rates = [_measure(setting, contender, seed, progress) for contender in contenders]
     parameters = sum(p.numel() for p in task.build_model().parameters())
     found = EffectiveRates(task.title, parameters, epochs, setting.steps, seed, rates)
     if output is not None:
@@ -125,7 +128,7 @@ def _in_float64(task: Task) -> Task:
     return replace(task, train=train, build_model=lambda: task.build_model().double())
 
 
-def _measure(setting: Setting, contender: Contender, seed: int) -> Rates:
+def _measure(setting: Setting, contender: Contender, seed: int, progress: Progress | None) -> Rates:
     torch.manual_seed(seed)
     model = setting.task.build_model()
     params = list(model.parameters())
@@ -141,6 +144,8 @@ def _measure(setting: Setting, contender: Contender, seed: int) -> Rates:
             raise ArgumentError(f"{contender.name} diverged in step {step}: name a smaller lr.")
         quantiles.append(torch.quantile(known, torch.tensor(QUANTILES, dtype=known.dtype)))
         bounds.append(_bounds(optimizer.param_groups[0], step))
+        if progress and (step % EVERY == 0 or step == setting.steps):
+            progress(Moment(contender.name, "constant lr", step, setting.steps, losses[-1]))
     drawn = torch.tensor(bounds, dtype=torch.float64) if all(bounds) else None
     lr = float(optimizer.param_groups[0]["lr"])
     return Rates(contender.name, lr, torch.stack(quantiles), measured, drawn, losses)

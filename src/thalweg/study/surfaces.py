@@ -106,7 +106,7 @@ SURFACES = {
         ),
         Surface("beale", "Beale", beale, (1.0, 1.6), (3.0, 0.5), (-0.5, 4.5), (-2.0, 2.4)),
         Surface(
-            "rastrigin", "Rastrigin", rastrigin, (2.3, 1.6), (0.0, 0.0), (-2.6, 2.6), (-2.2, 2.2)
+            "rastrigin", "Rastrigin", rastrigin, (1.6, 1.4), (0.0, 0.0), (-0.7, 2.5), (-0.7, 2.3)
         ),
     )
 }

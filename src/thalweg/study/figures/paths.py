@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator
 from numpy.typing import NDArray
@@ -24,10 +25,11 @@ from thalweg.study.paths import Trajectories, Trajectory, moments
 from thalweg.study.surfaces import Surface
 
 SIDE = 3.1  # inches of a square map
-BESIDE = 4.9  # inches for the distances
+BESIDE = 3.4  # inches of the distances beside them
+TICKS, NAMES, TITLES = 0.45, 2.1, 0.95  # inches for what is written around them
 LEVELS = 10  # heights between two contours cover about equal areas
-LEAST = 1e-5  # distances below it are drawn there
-FRAMES, HELD, RATE = 60, 20, 12  # of the animation: moving, at rest, a second
+LEAST = 1e-3  # distances below it are drawn there
+FRAMES, HELD, RATE = 50, 14, 10  # of the animation: moving, at rest, a second
 GROUND = LinearSegmentedColormap.from_list("ground", ["#ffffff", "#d3d9e0"])
 
 Reveal = Callable[[int], None]  # draws what has happened up to a step
@@ -77,11 +79,12 @@ def _stage(found: Trajectories, dpi: int) -> tuple[Figure, list[Reveal]]:
     (left, right), (low, high) = found.surface.across, found.surface.up
     aspect = (right - left) / (high - low)
     columns, rows = _grid(len(found.paths), aspect)
-    wide, tall = SIDE * math.sqrt(aspect), SIDE / math.sqrt(aspect) + 0.75
-    size = (columns * wide + BESIDE, max(rows * tall, 3.9) + 0.9)
-    figure = Figure(figsize=size, dpi=dpi, layout="constrained", facecolor="white")
+    wide, tall = SIDE * math.sqrt(aspect), SIDE / math.sqrt(aspect)
+    size = (columns * (wide + TICKS) + BESIDE + NAMES, max(rows * (tall + TITLES), 3.9) + 0.8)
+    layout = ConstrainedLayoutEngine(h_pad=0.09)
+    figure = Figure(figsize=size, dpi=dpi, layout=layout, facecolor="white")
     FigureCanvasAgg(figure)
-    grid = figure.add_gridspec(rows, columns + 1, width_ratios=[wide] * columns + [BESIDE - 1])
+    grid = figure.add_gridspec(rows, columns + 1, width_ratios=[wide] * columns + [BESIDE])
     labels = _labels(found.paths)
     reveals = []
     for index, path in enumerate(found.paths):
@@ -249,12 +252,12 @@ def _legend(figure: Figure, found: Trajectories) -> None:
             1, Line2D([], [], **grey, marker=".", markersize=7, linewidth=2, label=label)
         )
     if _has_slow(found):
-        handles.append(Line2D([], [], **grey, linewidth=2, label="slow weights (Lookahead)"))
-        handles.append(Line2D([], [], **grey, **_FAST, label="fast weights (Lookahead)"))
+        handles.append(Line2D([], [], **grey, linewidth=2, label="slow weights"))
+        handles.append(Line2D([], [], **grey, **_FAST, label="fast weights"))
     figure.legend(
         handles=handles,
         loc="outside lower left",
-        ncols=min(len(handles), int(figure.get_figwidth() / 1.9)),
+        ncols=min(len(handles), int(figure.get_figwidth() / 1.7)),
         fontsize=10,
         labelcolor=house.INK,
         frameon=False,
