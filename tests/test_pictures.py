@@ -154,7 +154,12 @@ def test_a_rate_in_the_name_is_used_and_without_one_the_best_is_searched():
     fixed, searched = trajectories(["sgd(lr=0.02)", "sgd"], "ravine", 50).paths
     assert (fixed.lr, fixed.chosen) == (0.02, False)
     assert searched.chosen
-    assert searched.rank <= min(path("sgd", steps=50).rank, fixed.rank)
+    later = [math.log(height) for height in searched.heights[25:].tolist()]
+    assert searched.rank[0] == pytest.approx(sum(later) / 26)
+    for factor in (10**-0.5, 10**0.5):
+        other = run(SURFACES["ravine"], resolve("sgd"), factor * searched.lr, steps=50)
+        assert other.rank is None or other.rank > searched.rank
+        assert other.heights[-1] > searched.heights[-1]
     ruin = run(SURFACES["ravine"], resolve("sgd"), 3.16, steps=50)
     assert ruin.rank is None  # so that the best is not the largest
 
@@ -324,6 +329,7 @@ class Bounded(torch.optim.Adam):
 def test_rates_stay_between_the_bounds_and_close_in_on_them():
     found = effective_lr([Contender("bounded", Bounded)], blobs(), 20).rates[0]
     low, high = found.bounds.T
+    assert (low[0].item(), high[0].item()) == pytest.approx((0.01 * (1 - 1 / 1.05), 0.21))
     assert (found.quantiles[:, 0] >= low * (1 - 1e-9)).all()
     assert (found.quantiles[:, -1] <= high * (1 + 1e-9)).all()
     assert found.quantiles[-1, 0] == pytest.approx(low[-1].item(), rel=1e-9)
