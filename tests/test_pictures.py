@@ -177,6 +177,15 @@ def test_an_optimizer_that_needs_a_closure_gets_one():
     assert SURFACES["rosenbrock"].distance(found.points)[-1] < 1e-3
 
 
+def test_an_average_is_drawn_where_one_is_kept():
+    found, alone = path("sgd(lr=0.1) + average(decay=0.5)"), path("sgd(lr=0.1)")
+    average = alone.points[0]
+    assert torch.equal(found.points[0], average)
+    for drawn, point in zip(found.points[1:], alone.points[1:], strict=True):
+        average = torch.lerp(average, point, 0.5)
+        assert torch.allclose(drawn, average, rtol=1e-13)
+
+
 def test_a_surface_of_ones_own():
     bowl = Surface(
         "bowl", "Bowl", lambda x, y: x**2 + y**2, (1.0, 1.0), (0.0, 0.0), (-1, 2), (-1, 2)

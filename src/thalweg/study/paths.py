@@ -18,6 +18,7 @@ from thalweg.study import report
 from thalweg.study.contenders import DEFAULTS, Contender, build, distinct, rate_of, said
 from thalweg.study.search import choose, search
 from thalweg.study.surfaces import Surface, load_surface
+from thalweg.study.train import averaged
 
 STEPS = 100
 ROWS = 10  # of the table of distances, below the start
@@ -36,7 +37,8 @@ class Trajectory:
         name: as the user wrote it.
         lr: its learning rate.
         chosen: whether the search chose the rate; else it is the name's own.
-        points: the weights, of shape (steps + 1, 2), float64; the first row is the start.
+        points: the weights, or their average where one is kept, of shape (steps + 1, 2), float64; the
+            first row is the start.
         heights: of the surface at those points.
         fast: as ``points``, before Lookahead pulled them back; the same tensor without Lookahead.
         slow: Lookahead's slow weights, or None without Lookahead.
@@ -189,7 +191,8 @@ class _Recorder:
     def step(self) -> None:
         # A closure, for optimizers that look at the surface several times a step
         self.optimizer.step(self._height)
-        now = self.point.detach().clone()
+        with averaged(self.optimizer):  # what would be used is what is drawn
+            now = self.point.detach().clone()
         distance = self.surface.distance(now[None]).item()
         if not (math.isfinite(distance) and distance <= self.limit):
             self.lost = True

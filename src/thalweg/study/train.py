@@ -6,7 +6,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -182,19 +182,27 @@ def _synchronize(device: torch.device) -> None:
 def evaluate(model: nn.Module, optimizer: Optimizer, split: Split) -> tuple[float, float]:
     """Return (mean cross-entropy, accuracy) on a split, with averaged weights if there are any."""
     model.eval()
-    with _averaged(optimizer):
+    with averaged(optimizer):
         logits = model(split.inputs)
     model.train()
     loss = cross_entropy(logits, split.targets).item()
     return loss, (logits.argmax(1) == split.targets).double().mean().item()
 
 
-def _averaged(optimizer: Optimizer) -> AbstractContextManager[Any]:
-    """Exchange weights for their average where the option is on; else do nothing."""
-    if any("average" in group.get("options", ()) for group in optimizer.param_groups):
-        averaged: AbstractContextManager[Any] = optimizer.averaged()  # type: ignore[attr-defined]
-        return averaged
-    return nullcontext()
+@contextmanager
+def averaged(optimizer: Optimizer) -> Iterator[None]:
+    """Exchange weights for their average within the block, where an optimizer keeps one.
+
+    Such an optimizer has ``eval()`` and ``train()``, ours and others' schedule-free ones alike.
+    """
+    switches: Any = optimizer if hasattr(optimizer, "eval") else None
+    if switches:
+        switches.eval()
+    try:
+        yield
+    finally:
+        if switches:
+            switches.train()
 
 
 def state_bytes(optimizer: Optimizer) -> int:
