@@ -1,6 +1,6 @@
 """Thalweg: write an optimizer update once, compose it with anything, run it as one fused kernel."""
 
-from thalweg import errors, groups, ops, options
+from thalweg import errors, groups, ops, options, schedules
 from thalweg.catalogue import create_optimizer, list_optimizers
 from thalweg.engine.optimizer import Optimizer
 from thalweg.engine.option import Option, option
@@ -94,6 +94,7 @@ __all__ = [
     "Option",
     "options",
     "groups",
+    "schedules",
     "ops",
     "errors",
 ]
