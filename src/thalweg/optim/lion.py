@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+from thalweg.engine.arguments import passed
 from thalweg.engine.ops import lerp, sign
 from thalweg.engine.optimizer import Optimizer
 from thalweg.engine.option import Option
@@ -76,16 +77,4 @@ class Lion(Optimizer):
         fused: bool | None = None,
         options: Sequence[Option] = (),
     ) -> None:
-        super().__init__(
-            params,
-            lr,
-            rule=lion,
-            options=options,
-            betas=betas,
-            weight_decay=weight_decay,
-            maximize=maximize,
-            foreach=foreach,
-            capturable=capturable,
-            differentiable=differentiable,
-            fused=fused,
-        )
+        super().__init__(**passed(locals(), rule=lion))

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+from thalweg.engine.arguments import passed
 from thalweg.engine.ops import where
 from thalweg.engine.optimizer import Optimizer
 from thalweg.engine.option import Option
@@ -99,17 +100,4 @@ class SGD(Optimizer):
         fused: bool | None = None,
         options: Sequence[Option] = (),
     ) -> None:
-        super().__init__(
-            params,
-            lr,
-            rule=sgd,
-            options=options,
-            momentum=momentum,
-            dampening=dampening,
-            weight_decay=weight_decay,
-            nesterov=nesterov,
-            maximize=maximize,
-            foreach=foreach,
-            differentiable=differentiable,
-            fused=fused,
-        )
+        super().__init__(**passed(locals(), rule=sgd))
