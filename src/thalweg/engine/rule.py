@@ -157,9 +157,17 @@ class Switch:
         return self.read is not None or self.min_ndim is not None
 
 
-def nonzero(key: str) -> Callable[[Group], bool]:
+@dataclass(frozen=True, slots=True)
+class nonzero:  # noqa: N801 - it reads as a function: read=nonzero("momentum")
     """A switch that is on while the group's number is not zero."""
-    return lambda group: bool(group.get(key, 0) != 0)
+
+    key: str
+
+    def __call__(self, group: Group) -> bool:
+        return bool(group.get(self.key, 0) != 0)
+
+    def __str__(self) -> str:
+        return f"{self.key} != 0"
 
 
 @dataclass(frozen=True, eq=False)
@@ -274,6 +282,7 @@ class Rule(Declared):
         refuses_sparse: The sentence where it may not; torch's own where torch has one.
         decay: The style that `weight_decay` has where the user does not choose one.
         check: Looks at a group's numbers together and returns a complaint or None.
+        advice: How its authors set its numbers, for who comes from AdamW; with its source.
     """
 
     function: Callable[..., Any] = field(default=lambda g: g)
@@ -281,6 +290,7 @@ class Rule(Declared):
     refuses_sparse: str = ""
     decay: str = "decoupled"
     check: Callable[[Mapping[str, Any]], str | None] | None = None
+    advice: str = ""
     asks: frozenset[str] = frozenset()
     key: str = ""
     """Under which it is registered: its name, and from the second declaration on also which one it is."""
@@ -350,6 +360,7 @@ def rule(
     refuses_sparse: str = ...,
     decay: str = ...,
     check: Callable[[Mapping[str, Any]], str | None] | None = ...,
+    advice: str = ...,
 ) -> Callable[[Callable[..., Any]], Rule]: ...
 
 
@@ -367,6 +378,7 @@ def rule(
     refuses_sparse: str = "",
     decay: str = "decoupled",
     check: Callable[[Mapping[str, Any]], str | None] | None = None,
+    advice: str = "",
 ) -> Rule | Callable[[Callable[..., Any]], Rule]:
     """Declare an update rule.
 
@@ -386,6 +398,7 @@ def rule(
         refuses_sparse: The sentence where it may not.
         decay: "decoupled" or "l2": what `weight_decay` means where the user does not choose a style.
         check: Looks at a group's numbers together and returns a complaint or None.
+        advice: How its authors set its numbers, for who comes from AdamW; with its source.
 
     Raises:
         DeclarationError: The function's signature disagrees with the declaration.
@@ -404,6 +417,7 @@ def rule(
             refuses_sparse,
             decay,
             check,
+            advice,
         )
         new._check_names()
         for taken in RESERVED.intersection([*new.names(), *(h.place()[0] for h in hypers)]):
