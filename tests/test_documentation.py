@@ -6,6 +6,8 @@ import doctest
 import importlib
 import pkgutil
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -23,6 +25,18 @@ ROOT = Path(__file__).parent.parent
 def test_examples_in_docstrings_run(name: str) -> None:
     failed, _ = doctest.testmod(importlib.import_module(name), optionflags=doctest.ELLIPSIS)
     assert failed == 0
+
+
+@pytest.mark.parametrize(
+    "page", [f.name for f in sorted((ROOT / "docs").glob("*.md")) if ">>>" in f.read_text()]
+)
+def test_examples_in_the_documentation_run(page: str) -> None:
+    text = re.sub(r"^```.*$", "", (ROOT / "docs" / page).read_text(), flags=re.M)
+    test = doctest.DocTestParser().get_doctest(text, {}, page, page, 0)
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
+    runner.run(test)
+    assert runner.tries > 0
+    assert runner.failures == 0
 
 
 @pytest.mark.parametrize(
@@ -64,3 +78,19 @@ def test_public_names_exist_and_are_listed() -> None:
     public = {n for n in vars(thalweg) if not n.startswith("_")}
     modules = {"engine", "optim", "catalogue", "study", "cli"}
     assert public - modules == set(thalweg.__all__)
+
+
+def test_the_site_builds_with_every_page_and_no_warning(tmp_path: Path) -> None:
+    pytest.importorskip("material", reason="the extra docs is not installed")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
+    built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stderr
+    pages = [p.relative_to(ROOT / "docs").with_suffix("") for p in (ROOT / "docs").rglob("*.md")]
+    assert len(pages) > 10
+    home = (tmp_path / "index.html").read_text()
+    for page in pages:
+        folder = page.parent if page.name == "index" else page
+        assert (tmp_path / folder / "index.html").exists()
+        assert f'href="{folder}/"' in home or page.name == "index", f"{page} is not in the menu"
+    lion = (tmp_path / "algorithms" / "lion" / "index.html").read_text()
+    assert '<a href="https://arxiv.org/abs/2302.06675">arXiv:2302.06675</a>' in lion

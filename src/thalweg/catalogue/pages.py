@@ -33,13 +33,13 @@ def index(infos: Iterable[OptimizerInfo]) -> str:
     ]
     head = ("optimizer", "what it does", "state, bytes per parameter", "sparse", "complex")
     return _joined(
-        NOTICE,
         "# Algorithms",
         "Every optimizer that Thalweg has. State is by default, in float32. Formulas are printed from the "
         "traced update, the same graph that the kernels are generated from. In the terminal: "
         "`thalweg list`, `thalweg info lion`; in Python: `thalweg.list_optimizers()`, "
         '`thalweg.optimizer_info("lion")`.',
         table(head, rows),
+        NOTICE,
     )
 
 
@@ -47,7 +47,6 @@ def page(info: OptimizerInfo) -> str:
     """All about one optimizer."""
     said = docstrings.sections(info.cls)
     return _joined(
-        NOTICE,
         f"# {info.cls.__name__}",
         info.summary,
         docstrings.prose(info.cls),
@@ -66,6 +65,7 @@ def page(info: OptimizerInfo) -> str:
         "## Reference",
         info.paper,
         f"Differs: {info.differs}" if info.differs else "",
+        NOTICE,
     )
 
 

@@ -16,7 +16,7 @@ from string import ascii_lowercase
 from types import FrameType
 from typing import Any
 
-from thalweg.engine.graph import Builder, Graph, Node
+from thalweg.engine.graph import Builder, Graph, Node, topological
 from thalweg.engine.ops import REDUCTIONS
 from thalweg.engine.option import OptionSpec
 from thalweg.engine.rule import Rule
@@ -142,7 +142,8 @@ class Formula:
             if name not in _COUNTED
         }
         changed = {name: node for name, node in outputs.items() if self._input(node) != name}
-        visible = self._visible(changed.values())
+        early_first = sorted(changed.values(), key=lambda node: len(topological([node])))
+        visible = self._visible(early_first)
         kept: dict[Node, str] = {}
         while True:
             lines, stuck = _ordered(self._statements(visible, changed, kept))
