@@ -18,6 +18,7 @@ from thalweg.catalogue.pages import pages
 from thalweg.catalogue.trial import Trial
 from thalweg.engine.formula import formula
 from thalweg.engine.groups import number, resolve
+from thalweg.engine.ops import apply
 from thalweg.engine.trace import hyper_key
 from thalweg.errors import ArgumentError, ArgumentTypeError
 
@@ -30,7 +31,7 @@ EVERYTHING = " + ".join(SAMPLES.get(n, n) for n in option_classes())
 
 
 class Branches(ast.NodeTransformer):
-    """`a if c else b` and `not c` as calls that take tensors."""
+    """`a if c else b`, `and`, `or` and `not` as calls that take tensors."""
 
     def visit_IfExp(self, node):
         self.generic_visit(node)
@@ -38,7 +39,16 @@ class Branches(ast.NodeTransformer):
 
     def visit_UnaryOp(self, node):
         self.generic_visit(node)
-        return ast.UnaryOp(ast.Invert(), node.operand) if isinstance(node.op, ast.Not) else node
+        return self._call("not", node.operand) if isinstance(node.op, ast.Not) else node
+
+    def visit_BoolOp(self, node):
+        self.generic_visit(node)
+        assert len(node.values) == 2
+        return self._call("and" if isinstance(node.op, ast.And) else "or", *node.values)
+
+    @staticmethod
+    def _call(op, *operands):
+        return ast.Call(ast.Name("apply", ast.Load()), [ast.Constant(op), *operands], [])
 
 
 def executed(text, names):
@@ -52,7 +62,13 @@ def known(optimizer, p, t):
     """Everything that a formula may mention, before a step."""
     group, state = optimizer.param_groups[0], optimizer.state.get(p, {})
     names = {n: getattr(ops, n) for n in ops.__all__}
-    names |= {"tensor": "tensor", "row": "row", "all": "all", "p": p.detach().clone()}
+    names |= {
+        "apply": apply,
+        "tensor": "tensor",
+        "row": "row",
+        "all": "all",
+        "p": p.detach().clone(),
+    }
     names |= {"g": p.grad.clone(), "t": t, "first": t == 1, "fresh": float(t == 1)}
     names |= {"lr": group["lr"], "count": p.numel()}
     for label, owner in resolve(group).labelled():
@@ -73,9 +89,12 @@ def follow(name, **arguments):
     """Four steps of an optimizer, each beside its formula in float64."""
     p = torch.nn.Parameter(torch.linspace(-1, 1, 12, dtype=torch.float64).reshape(4, 3))
     arguments = {"foreach": False, "fused": False, "lr": 0.03125, **arguments}
-    if "weight_decay" in Trial(name).accepts:
-        arguments.setdefault("weight_decay", 0.25)
-    optimizer = thalweg.create_optimizer([p], name, **arguments)
+    if isinstance(name, thalweg.Rule):
+        optimizer = thalweg.Optimizer([p], rule=name, **arguments)
+    else:
+        if "weight_decay" in Trial(name).accepts:
+            arguments.setdefault("weight_decay", 0.25)
+        optimizer = thalweg.create_optimizer([p], name, **arguments)
     resolved = resolve(optimizer.param_groups[0])
     text = formula(resolved.rule, resolved.specs, resolved.setting(p, frozenset()))
     for t in range(1, 5):
@@ -87,8 +106,9 @@ def follow(name, **arguments):
         assert "p" in written
         torch.testing.assert_close(said["p"], p.detach(), rtol=1e-12, atol=1e-14)
         for key, x in optimizer.state[p].items():
-            if key in written and x.dim():
+            if x.dim():
                 torch.testing.assert_close(said[key], x, rtol=1e-12, atol=1e-14)
+    return text
 
 
 @pytest.mark.parametrize("name", TRACED)
@@ -152,6 +172,34 @@ def test_a_value_that_a_later_line_still_reads_waits_under_another_name():
         "last = mean\n"
         "mean = new_mean"
     )
+
+
+def test_a_value_keeps_its_name_though_an_option_calls_something_else_by_it():
+    @thalweg.rule(slots=(thalweg.Slot("sync"), thalweg.Slot("new")))
+    def namesake(g, sync, new):
+        sync = ops.lerp(sync, g, 0.75)
+        return sync * new + sync, sync, new + sync
+
+    text = follow(namesake, options=[opt.Lookahead(k=2)])
+    assert "new_sync = t % k == 0" in text or "new_sync = sync + 0.75 * (g - sync)" in text
+
+
+def test_slots_that_change_places():
+    @thalweg.rule(slots=(thalweg.Slot("a", init="grad"), thalweg.Slot("b", init="param")))
+    def swapped(g, a, b):
+        return g + a * b, b, a
+
+    assert "new_a = b" in follow(swapped)
+
+
+def test_what_is_in_parentheses_stays_there():
+    @thalweg.rule(slots=(thalweg.Slot("a"), thalweg.Slot("b")), hypers=(thalweg.Hyper("c", 2.0),))
+    def nested(g, a, b, *, c, t, p):
+        a = ops.lerp(a - b, g - a, 0.75) + ops.lerp(b, a * 2, 0.25)
+        b = ops.where((g > 0) & (a > 0) | ~(b > g), -((a - b) ** 2), a - (b - g) - (g + 1))
+        return a / (b * c + 3.0) / (c / 2) * (g * (t % 3)) - (-g) ** 2 + 2.0**-t, a, b
+
+    follow(nested)
 
 
 def test_parts_that_nobody_named_get_letters_and_known_forms_their_names():

@@ -28,7 +28,7 @@ WORTH_A_NAME = 24
 """A value that nobody named gets a letter if it is used twice and longer than this."""
 
 _INFIX = {
-    "or": ("|", 1), "and": ("&", 2), "lt": ("<", 4), "le": ("<=", 4), "gt": (">", 4), "ge": (">=", 4),
+    "or": ("or", 1), "and": ("and", 2), "lt": ("<", 4), "le": ("<=", 4), "gt": (">", 4), "ge": (">=", 4),
     "eq": ("==", 4), "ne": ("!=", 4), "add": ("+", 5), "sub": ("-", 5), "mul": ("*", 6), "div": ("/", 6),
     "mod": ("%", 6), "pow": ("^", 8),
 }  # fmt: skip
@@ -58,6 +58,7 @@ class Statement:
         uses: The named values and the inputs in the text.
         inputs: The names of those that are inputs.
         defines: Whether later lines call the value by this name.
+        last: Whether it is what is stored under this name, so that no later line may give it another.
     """
 
     target: str
@@ -66,6 +67,7 @@ class Statement:
     uses: frozenset[Node]
     inputs: frozenset[str]
     defines: bool
+    last: bool
 
 
 def formula(rule: Rule, specs: tuple[OptionSpec, ...], setting: Setting) -> str:
@@ -176,7 +178,7 @@ class Formula:
         found = []
         for node in visible:
             self.texts[node] = text = self._written(node)
-            if _is_leaf(node):
+            if _is_leaf(node) and node not in kept:
                 continue
             name, named, shared = stored.get(node), self.given.get(node), used[node] > 1
             if name is None and named is not None and (shared or len(text) > OWN_LINE):
@@ -184,22 +186,23 @@ class Formula:
             elif name is None and named is None and shared and len(text) > WORTH_A_NAME:
                 name = next(letters)
             if name is not None:
-                found.append(self._statement(name, node, text))
+                uses, last = self._used(node), outputs.get(name) is node
+                found.append(Statement(name, node, text, uses, self._inputs(uses), True, last))
                 self.names[node] = name
         for name, node in outputs.items():  # a second name for a value, or an input kept as it is
             if self.names.get(node) != name:
-                found.append(self._statement(name, node, self.names.get(node, self.texts[node])))
+                text, uses = self.names.get(node, self.texts[node]), frozenset({node})
+                found.append(Statement(name, node, text, uses, self._inputs(uses), False, True))
         return found
 
-    def _statement(self, name: str, node: Node, text: str) -> Statement:
-        defines = node not in self.names and not _is_leaf(node)
-        uses = self._used(node) if defines else frozenset({node})
-        inputs = frozenset(str(self._input(n)) for n in uses if n.op == "input")
-        return Statement(name, node, text, uses, inputs, defines)
+    def _inputs(self, uses: Iterable[Node]) -> frozenset[str]:
+        return frozenset(
+            str(self._input(n)) for n in uses if n.op == "input" and n not in self.names
+        )
 
     def _used(self, node: Node) -> frozenset[Node]:
         """The named values and the inputs in a node's text."""
-        found: set[Node] = set()
+        found: set[Node] = {node} if _is_leaf(node) else set()
         stack = [a for a, _ in self.views[node].operands]
         while stack:
             x = stack.pop()
@@ -348,12 +351,11 @@ def _constraints(
     after = {s: {gives[n] for n in s.uses if n in gives} - {s} for s in statements}
     waits: dict[Statement, set[Statement]] = {s: set() for s in statements}
     last: dict[str, Statement] = {}
-    for s in statements:
+    for s in sorted(statements, key=lambda s: s.last):
         before = last.get(s.target)
         if before is None:
             readers = {r for r in statements if s.target in r.inputs}
         else:
-            after[s].add(before)
             readers = {r for r in statements if before.defines and before.node in r.uses}
         waits[s] = readers - {s}
         last[s.target] = s
