@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from thalweg.catalogue.names import option_classes
 from thalweg.catalogue.pages import pages
 from thalweg.catalogue.trial import Trial
 from thalweg.engine.formula import formula
-from thalweg.engine.groups import number, resolve
+from thalweg.engine.groups import graph_of, number, resolve
 from thalweg.engine.ops import apply
 from thalweg.engine.trace import hyper_key
 from thalweg.errors import ArgumentError, ArgumentTypeError
@@ -58,6 +59,13 @@ def executed(text, names):
     return names
 
 
+class Count(int):
+    """How many elements there are: `count`, or in a row of three `count(row)`."""
+
+    def __call__(self, over):
+        return 3 if over == "row" else self
+
+
 def known(optimizer, p, t):
     """Everything that a formula may mention, before a step."""
     group, state = optimizer.param_groups[0], optimizer.state.get(p, {})
@@ -70,7 +78,7 @@ def known(optimizer, p, t):
         "p": p.detach().clone(),
     }
     names |= {"g": p.grad.clone(), "t": t, "first": t == 1, "fresh": float(t == 1)}
-    names |= {"lr": group["lr"], "count": p.numel()}
+    names |= {"lr": group["lr"], "count": Count(p.numel())}
     for label, owner in resolve(group).labelled():
         for h in owner.hypers:
             if hyper_key(h, label) != "decay_initial_lr" or "decay_initial_lr" in group:
@@ -81,7 +89,12 @@ def known(optimizer, p, t):
             names[key] = state[key].clone() if key in state else torch.full_like(p, 0.0) + fresh
         for s in owner.scalars:
             key = f"{label}_{s.name}" if label else s.name
-            names[key] = float(state.get(key, s.init))
+            start = names[s.init] if isinstance(s.init, str) else s.init
+            names[key] = float((group if s.is_shared else state).get(key, start))
+    for stage in graph_of(resolve(group), resolve(group).setting(p, frozenset()))[0].matrices:
+        names[stage.call.function.__name__] = partial(
+            ops.matrix, stage.call.function, dtype=stage.call.dtype
+        )
     return names
 
 

@@ -122,7 +122,7 @@ def list_names(
         _refuse(error)
     if not names:
         _refuse(f"No optimizer matches {pattern!r}.{suggest(pattern, list_optimizers())}")
-    show_list(map(optimizer_info, names), Console())
+    show_list(names, Console())
 
 
 def info(

@@ -16,7 +16,7 @@ from thalweg.catalogue import docstrings
 from thalweg.catalogue.names import CLASSES, option_classes, read
 from thalweg.catalogue.trial import FLAGS, Trial
 from thalweg.engine.arguments import LR
-from thalweg.engine.groups import number
+from thalweg.engine.groups import Resolved, number
 from thalweg.engine.rule import Hyper, nonzero
 from thalweg.engine.trace import hyper_key
 from thalweg.errors import ArgumentTypeError, suggest
@@ -294,16 +294,21 @@ def _arguments(trial: Trial) -> Iterator[Argument]:
 
 def _declared(trial: Trial) -> dict[str, list[tuple[str, Hyper, Any]]]:
     """The declared numbers by the argument that they come from: key in the group, declaration, value."""
-    resolved = trial.resolved
-    if resolved is None:
-        return {}
-    found: dict[str, list[tuple[str, Hyper, Any]]] = {"lr": [("lr", LR, None)]}
-    group = trial.optimizer.param_groups[0]
-    for label, owner in resolved.labelled():
-        for hyper in (h for h in owner.hypers if not h.derived):
-            key = hyper_key(hyper, label)
-            bare = hyper.name if hyper.name in trial.accepts else hyper.place(label)[0]
-            found.setdefault(bare, []).append((key, hyper, number(group, key)))
+    found: dict[str, list[tuple[str, Hyper, Any]]] = {}
+    if trial.resolved is None:
+        return found
+    trials = [trial, replace(trial, shape=(8,))] if _of_vectors(trial) else [trial]
+    taken: set[str] = set()
+    for each in trials:
+        resolved, group = each.resolved, each.optimizer.param_groups[0]
+        assert resolved is not None
+        for label, owner in resolved.labelled():
+            for hyper in (h for h in (*owner.hypers, *([] if label else [LR])) if not h.derived):
+                key = hyper_key(hyper, label)
+                bare = hyper.name if hyper.name in trial.accepts else hyper.place(label)[0]
+                if bare not in taken:
+                    found.setdefault(bare, []).append((key, hyper, number(group, key)))
+        taken |= set(found) | {s.name for s in resolved.rule.switches}
     return found
 
 
@@ -341,3 +346,13 @@ def _settings(trial: Trial) -> Iterator[tuple[str, Trial]]:
     for least in sorted({least for label, _, least in resolved.by_ndim if not label}):
         few = (8,) * (least - 1)
         yield f"tensors of fewer than {least} dimensions", replace(trial, shape=few)
+    if _of_vectors(trial) is not None:
+        yield "tensors of fewer than 2 dimensions", replace(trial, shape=(8,))
+
+
+def _of_vectors(trial: Trial) -> Resolved | None:
+    """The rule that vectors have, where it is another one."""
+    vector = replace(trial, shape=(8,))
+    found = vector.resolved if vector.is_possible() else None
+    here = trial.resolved
+    return found if found and here and found.rule is not here.rule else None

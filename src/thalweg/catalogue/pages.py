@@ -34,7 +34,8 @@ def index(infos: Iterable[OptimizerInfo]) -> str:
     head = ("optimizer", "what it does", "state, bytes per parameter", "sparse", "complex")
     return _joined(
         "# Algorithms",
-        "Every optimizer that Thalweg has. State is by default, in float32. Formulas are printed from the "
+        "Every optimizer that Thalweg has. State is that of a 128 x 128 matrix in float32, "
+        "by default. Formulas are printed from the "
         "traced update, the same graph that the kernels are generated from. In the terminal: "
         "`thalweg list`, `thalweg info lion`; in Python: `thalweg.list_optimizers()`, "
         '`thalweg.optimizer_info("lion")`.',

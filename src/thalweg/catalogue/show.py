@@ -9,14 +9,18 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from thalweg.catalogue.docstrings import first_sentence
 from thalweg.catalogue.info import OptimizerInfo
+from thalweg.catalogue.names import CLASSES
+from thalweg.catalogue.trial import Trial
 
 
-def show_list(infos: Iterable[OptimizerInfo], console: Console) -> None:
+def show_list(names: Iterable[str], console: Console) -> None:
     """Print a line for each optimizer: name, state, what it is."""
     table = _table("optimizer", "bytes/param", "what it does")
-    for info in infos:
-        table.add_row(Text(info.name, "bold"), f"{info.state_bytes:.3g}", Text(info.summary))
+    for name in names:
+        size = sum(Trial(name).state().values())
+        table.add_row(Text(name, "bold"), f"{size:.3g}", Text(first_sentence(CLASSES[name])))
     console.print(table)
     console.print(
         "bytes/param: state per float32 parameter, by default. More: thalweg info NAME",

@@ -19,7 +19,7 @@ from thalweg.engine.groups import Resolved, resolve
 from thalweg.engine.optimizer import Optimizer
 from thalweg.errors import TraceError
 
-MATRIX = (256, 256)
+MATRIX = (128, 128)
 """Large enough that what is kept per row or column hardly counts."""
 FLAGS = ("foreach", "fused", "maximize", "capturable", "differentiable")
 REFUSALS = (RuntimeError, ValueError, TypeError)

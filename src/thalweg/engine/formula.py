@@ -265,6 +265,10 @@ def _number(value: float | bool) -> str:
     return str(value) if isinstance(value, bool) else f"{value:.12g}"
 
 
+def _is_one(node: Node) -> bool:
+    return node.op == "const" and not node.boolean and node.attr == 1.0
+
+
 def _squared(node: Node) -> Node | None:
     return node.args[0] if node.op == "mul" and node.args[0] is node.args[1] else None
 
@@ -296,6 +300,8 @@ def _clamp(node: Node) -> View | None:
     if node.op != "minimum" or node.args[0].op != "maximum":
         return None
     (x, low), high = node.args[0].args, node.args[1]
+    if max(low.lane, high.lane) >= x.lane:  # two limits of a value, not a value between two limits
+        return None
     return View("clamp({0}, {1}, {2})", _CALL, ((x, 0), (low, 0), (high, 0)))
 
 
@@ -304,6 +310,8 @@ def _plain(node: Node) -> View:
     square = _squared(node)
     if square is not None:
         return View("{0}^2", 8, ((square, _CALL),))
+    if node.op == "mul" and _is_one(node.args[1]):
+        return View("{0}", 6, ((node.args[0], 6),))
     if node.op in _INFIX:
         sign, binds = _INFIX[node.op]
         right = node.args[1]
@@ -319,6 +327,9 @@ def _plain(node: Node) -> View:
     if node.op in ("where", "select"):
         condition, a, b = node.args
         return View("{0} if {1} else {2}", 0, ((a, 1), (condition, 1), (b, 0)))
+    if node.op == "matrix":
+        constants = "".join(f", {name}={value}" for name, value in node.attr.constants)
+        return View(f"{node.attr.function.__name__}({{0}}{constants})", _CALL, ((node.args[0], 0),))
     over = _over(node) if node.op in REDUCTIONS else ""
     places = ", ".join(f"{{{i}}}" for i in range(len(node.args)))
     return View(f"{node.op}({places}{over})", _CALL, tuple((a, 0) for a in node.args))
