@@ -19,7 +19,7 @@ ENGINE_NAMES = ("p", "t", "lr", "first")
 RESERVED = frozenset({
     "params", "param_names", "rule", "options", "state_dtype", "lr", "initial_lr", "weight_decay",
     "decay_style", "decay_cautious", "foreach", "fused", "maximize", "capturable", "differentiable",
-    "param", "grad", "fresh",
+    "param", "grad", "fresh", "train_mode", "train_weights",
 })  # fmt: skip
 """Keys of a group and of a state that are taken."""
 
@@ -467,7 +467,7 @@ def rule(
         if decay not in ("l2", "decoupled"):
             raise DeclarationError(f"{new.name}: decay={decay!r}; allowed: 'l2', 'decoupled'")
         asks = read_signature(new, function, 1, slots, ())
-        check_used(new, asks)
+        check_used(new, asks | {lr_scale or ""})
         object.__setattr__(new, "asks", asks)
         object.__setattr__(new, "__doc__", function.__doc__)
         _register(new)
