@@ -10,7 +10,7 @@ import torch
 import thalweg
 from cases import BACKENDS
 from thalweg import Hyper, Optimizer, Scalar, Slot, Switch, option, rule
-from thalweg.errors import DeclarationError, StepError
+from thalweg.errors import DeclarationError, StepError, TraceError
 from thalweg.ops import mean, norm, where
 from thalweg.options import Average, Lookahead, SkipNonFinite, StateDtype
 
@@ -312,3 +312,14 @@ def test_a_slot_that_begins_as_the_gradient_begins_as_one_that_was_kept() -> Non
             optimizer.step()
         assert p.tolist() == [-4.0] * 3
         assert optimizer.skipped_steps == 1
+
+
+def test_a_rule_that_draws_random_numbers_is_not_frozen() -> None:
+    numbers = iter(range(10))
+
+    @rule(name="test_counts_calls")
+    def counts_calls(g):
+        return g * float(next(numbers))
+
+    with pytest.raises(TraceError, match="something else each time"):
+        one(Optimizer, rule=counts_calls)

@@ -18,6 +18,7 @@ from thalweg.optim import (
     RAdamScheduleFree,
     Ranger,
     SGDScheduleFree,
+    SparseAdam,
 )
 
 __version__ = "0.1.0"
@@ -34,6 +35,7 @@ __all__ = [
     "AdamWScheduleFree",
     "RAdamScheduleFree",
     "SGDScheduleFree",
+    "SparseAdam",
     "Ranger",
     "Optimizer",
     "create_optimizer",

@@ -255,7 +255,7 @@ def _capabilities(text: str) -> Capabilities:
 
 
 def _options(trial: Trial) -> tuple[str, ...]:
-    """The options whose numbers the class has arguments for, and which no option of its own excludes."""
+    """The options that it has arguments for, and that neither it nor an option of its own refuses."""
     resolved = trial.resolved
     if resolved is None or "options" not in trial.accepts:
         return ()
@@ -265,7 +265,7 @@ def _options(trial: Trial) -> tuple[str, ...]:
         spec = cls.spec
         reachable = {h.at for h in spec.hypers if h.at and not h.derived} <= trial.accepts
         clash = any(spec.name in s.excludes or s.name in spec.excludes for s in there.values())
-        if reachable and not clash:
+        if reachable and not clash and spec.name not in resolved.rule.refuses:
             found.append(name)
     return tuple(found)
 

@@ -34,6 +34,10 @@ _INFIX = {
 }  # fmt: skip
 _REGROUPS = {"or": ("or",), "and": ("and",), "add": ("add", "sub"), "mul": ("mul", "div")}
 _CALL = 9
+_FOLD = "fold_"
+"""Before the name of a reduction whose operand is a reduction's result."""
+_ROUND = "stored"
+"""Rounds a number to what the state keeps of it: nothing that a formula says."""
 _COUNTED = ("step", FRESH)
 """Outputs that say nothing: the step count, and what a gate keeps beside it."""
 
@@ -274,7 +278,10 @@ def _squared(node: Node) -> Node | None:
 
 
 def _over(node: Node) -> str:
-    return "" if node.attr[0] == "tensor" else f", {node.attr[0]}"
+    """What a reduction runs over, as its last argument."""
+    if node.op.removeprefix(_FOLD) not in REDUCTIONS or node.attr[0] == "tensor":
+        return ""
+    return f", {node.attr[0]}"
 
 
 def _norm(node: Node) -> View | None:
@@ -290,7 +297,7 @@ def _mean(node: Node) -> View | None:
     if node.op != "div" or node.args[0].op != "sum" or node.args[1].op != "input":
         return None
     total, n = node.args
-    if n.attr != ("count", total.attr[0]):
+    if n.attr != ("count", str(total.attr[0])):
         return None
     return View(f"mean({{0}}{_over(total)})", _CALL, ((total.args[0], 0),))
 
@@ -310,7 +317,7 @@ def _plain(node: Node) -> View:
     square = _squared(node)
     if square is not None:
         return View("{0}^2", 8, ((square, _CALL),))
-    if node.op == "mul" and _is_one(node.args[1]):
+    if node.op == _ROUND or (node.op == "mul" and _is_one(node.args[1])):
         return View("{0}", 6, ((node.args[0], 6),))
     if node.op in _INFIX:
         sign, binds = _INFIX[node.op]
@@ -330,9 +337,9 @@ def _plain(node: Node) -> View:
     if node.op == "matrix":
         constants = "".join(f", {name}={value}" for name, value in node.attr.constants)
         return View(f"{node.attr.function.__name__}({{0}}{constants})", _CALL, ((node.args[0], 0),))
-    over = _over(node) if node.op in REDUCTIONS else ""
     places = ", ".join(f"{{{i}}}" for i in range(len(node.args)))
-    return View(f"{node.op}({places}{over})", _CALL, tuple((a, 0) for a in node.args))
+    name = node.op.removeprefix(_FOLD)
+    return View(f"{name}({places}{_over(node)})", _CALL, tuple((a, 0) for a in node.args))
 
 
 def _ordered(statements: list[Statement]) -> tuple[list[Statement], Statement | None]:

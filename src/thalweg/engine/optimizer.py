@@ -151,6 +151,12 @@ class Optimizer(torch.optim.Optimizer):
     def _try_out(group: Group) -> None:
         """Trace what the group will run, so that a broken rule is known before the first step."""
         resolved = resolve(group)
+        for name in group["options"]:
+            if name in resolved.rule.refuses:
+                raise ArgumentError(
+                    f"{resolved.rule.name} does not go with the option {name}: "
+                    f"{resolved.rule.refuses[name]}; leave one out"
+                )
         for p in {min(p.ndim, 2): p for p in group["params"]}.values():
             graph_of(resolved, resolved.setting(p, frozenset()))
         for p in group["params"] if group["fused"] else ():

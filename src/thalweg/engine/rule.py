@@ -304,22 +304,27 @@ class Rule(Declared):
 
     Args:
         function: (g, *slots, *, numbers) -> direction, or (direction, *slots, *scalars).
-        sparse: Whether it may run on the touched rows of a sparse gradient alone.
-        refuses_sparse: The sentence where it may not; torch's own where torch has one.
+        sparse: Whether it takes sparse gradients. True: with the numbers of dense ones, row by row where rows
+            without gradient stay as they are anyway. "rows": they stay as they are by definition.
+        refuses_sparse: The sentence where it does not; torch's own where torch has one.
+        refuses_dense: The sentence to refuse dense gradients with, if it does.
         decay: The style that `weight_decay` has where the user does not choose one.
         check: Looks at a group's numbers together and returns a complaint or None.
         says: Sentences to begin errors with about numbers that every optimizer has: "lr", "weight_decay".
         lr_scale: Name of a scalar that multiplies lr where decay uses it: a rule that finds its own rate.
+        refuses: Names of options that do not go around it, and why; all others do.
         advice: How its authors set its numbers, for who comes from AdamW; with its source.
     """
 
     function: Callable[..., Any] = field(default=lambda g: g)
-    sparse: bool = False
+    sparse: bool | Literal["rows"] = False
     refuses_sparse: str = ""
+    refuses_dense: str = ""
     decay: str = "decoupled"
     check: Callable[[Mapping[str, Any]], str | None] | None = None
     says: Mapping[str, str] = field(default_factory=dict)
     lr_scale: str | None = None
+    refuses: Mapping[str, str] = field(default_factory=dict)
     advice: str = ""
     asks: frozenset[str] = frozenset()
     key: str = ""
@@ -386,12 +391,14 @@ def rule(
     switches: tuple[Switch, ...] = ...,
     paper: str = ...,
     name: str | None = ...,
-    sparse: bool = ...,
+    sparse: bool | Literal["rows"] = ...,
     refuses_sparse: str = ...,
+    refuses_dense: str = ...,
     decay: str = ...,
     check: Callable[[Mapping[str, Any]], str | None] | None = ...,
     says: Mapping[str, str] | None = ...,
     lr_scale: str | None = ...,
+    refuses: Mapping[str, str] | None = ...,
     advice: str = ...,
 ) -> Callable[[Callable[..., Any]], Rule]: ...
 
@@ -406,12 +413,14 @@ def rule(
     switches: tuple[Switch, ...] = (),
     paper: str = "",
     name: str | None = None,
-    sparse: bool = False,
+    sparse: bool | Literal["rows"] = False,
     refuses_sparse: str = "",
+    refuses_dense: str = "",
     decay: str = "decoupled",
     check: Callable[[Mapping[str, Any]], str | None] | None = None,
     says: Mapping[str, str] | None = None,
     lr_scale: str | None = None,
+    refuses: Mapping[str, str] | None = None,
     advice: str = "",
 ) -> Rule | Callable[[Callable[..., Any]], Rule]:
     """Declare an update rule.
@@ -428,12 +437,15 @@ def rule(
         switches: Python values it may test with `if`.
         paper: Authors, year, arXiv number, algorithm.
         name: Under which it is registered; the function's name by default.
-        sparse: Whether it may run on the touched rows of a sparse gradient alone.
-        refuses_sparse: The sentence where it may not.
+        sparse: Whether it takes sparse gradients; "rows" if rows without gradient stay as they are by
+            definition.
+        refuses_sparse: The sentence where it does not.
+        refuses_dense: The sentence to refuse dense gradients with, if it does.
         decay: "decoupled" or "l2": what `weight_decay` means where the user does not choose a style.
         check: Looks at a group's numbers together and returns a complaint or None.
         says: Sentences to begin errors with about "lr" and "weight_decay", where torch has its own.
         lr_scale: Name of a scalar that multiplies lr where decay uses it.
+        refuses: Names of options that do not go around it, and why.
         advice: How its authors set its numbers, for who comes from AdamW; with its source.
 
     Raises:
@@ -451,10 +463,12 @@ def rule(
             function,
             sparse,
             refuses_sparse,
+            refuses_dense,
             decay,
             check,
             says or {},
             lr_scale,
+            refuses or {},
             advice,
         )
         new._check_names()

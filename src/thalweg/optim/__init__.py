@@ -7,6 +7,7 @@ from thalweg.optim.prodigy import Prodigy
 from thalweg.optim.radam import RAdam, Ranger
 from thalweg.optim.schedule_free import AdamWScheduleFree, RAdamScheduleFree, SGDScheduleFree
 from thalweg.optim.sgd import SGD
+from thalweg.optim.sparse_adam import SparseAdam
 
 __all__ = [
     "SGD",
@@ -21,4 +22,5 @@ __all__ = [
     "RAdamScheduleFree",
     "Ranger",
     "SGDScheduleFree",
+    "SparseAdam",
 ]
