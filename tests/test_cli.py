@@ -130,7 +130,7 @@ def test_info_prints_formula_arguments_state_and_paper():
     found = run("info", "Lion + lookahead(k=5)")
     assert found.exit_code == 0
     for part in (
-        "step = lr * sign(exp_avg + (1 - beta1) * (g - exp_avg))\n",
+        "exp_avg = exp_avg + (1 - beta2) * (g - exp_avg)\n",
         "sync = t % k == 0",
         "8 (exp_avg, lookahead_slow)",
         "arXiv:2302.06675",

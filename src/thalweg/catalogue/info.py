@@ -204,10 +204,8 @@ def optimizer_info(name: str) -> OptimizerInfo:
     Example:
         >>> import thalweg
         >>> lion = thalweg.optimizer_info("lion")
-        >>> print(lion.formula)
-        step = lr * sign(exp_avg + (1 - beta1) * (g - exp_avg))
+        >>> print(lion.formula.splitlines()[1])
         exp_avg = exp_avg + (1 - beta2) * (g - exp_avg)
-        p = p * (1 - lr * weight_decay) - step
         >>> lion.state_bytes
         4.0
         >>> thalweg.optimizer_info("lion + lookahead").state_bytes
