@@ -17,6 +17,13 @@ PLAIN = {
     "adam": ("Adam", {"amsgrad": True}),
     "adamw": ("AdamW", {}),
     "radam": ("RAdam", {}),
+    "adagrad": ("Adagrad", {}),
+    "adadelta": ("Adadelta", {}),
+    "rmsprop": ("RMSprop", {"momentum": 0.5, "centered": True}),
+    "adamax": ("Adamax", {}),
+    "nadam": ("NAdam", {}),
+    "asgd": ("ASGD", {"t0": 2}),
+    "rprop": ("Rprop", {}),
     "lion": ("Lion", {}),
     "ranger": ("Ranger", {"k": 3}),
 }

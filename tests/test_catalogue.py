@@ -114,19 +114,23 @@ def follow(name, **arguments):
         known_ones = {k: v for k, v in arguments.items() if k in Trial(name).accepts}
         optimizer = thalweg.create_optimizer([p], name, **known_ones)
     resolved = resolve(optimizer.param_groups[0])
-    text = formula(resolved.rule, resolved.specs, resolved.setting(p, frozenset()))
+    setting = resolved.setting(p, frozenset())
+    text, graph = formula(resolved.rule, resolved.specs, setting), graph_of(resolved, setting)[0]
     for t in range(1, 5):
         p.grad = torch.linspace(1, -2, 12, dtype=torch.float64).reshape(4, 3).sin() / t + 0.1
         p.grad = p.grad.to_sparse(1) if sparse else p.grad
         names = known(optimizer, p, t)
         optimizer.step()
         said = executed(text, names)
+        close = {"rtol": 1e-12, "atol": 1e-14}
+        if any(n.op == "stored" for n in graph.nodes):  # to float32, which the formula leaves out
+            close = {"rtol": 1e-6, "atol": 1e-8}
         written = re.findall(r"^(\w+) =", text, re.M)
         assert "p" in written
-        torch.testing.assert_close(said["p"], p.detach(), rtol=1e-12, atol=1e-14)
+        torch.testing.assert_close(said["p"], p.detach(), **close)
         for key, x in optimizer.state[p].items():
             if x.dim():
-                torch.testing.assert_close(said[key], x, rtol=1e-12, atol=1e-14)
+                torch.testing.assert_close(said[key], x, **close)
     return text
 
 

@@ -40,13 +40,17 @@ def test_examples_in_the_documentation_run(page: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "cls", [thalweg.Optimizer, *(getattr(thalweg.optim, n) for n in thalweg.optim.__all__)]
+    "cls",
+    [
+        thalweg.Optimizer,
+        *(getattr(m, n) for m in (thalweg.optim, thalweg.wrappers) for n in m.__all__),
+    ],
 )
 def test_every_optimizer_has_an_example_and_a_reference(cls: type) -> None:
     assert ">>>" in (cls.__doc__ or "")
     if cls is not thalweg.Optimizer:
         assert re.search(r"Reference:\n", cls.__doc__ or "")
-        assert "Formula:" in (cls.__doc__ or "") or cls is thalweg.Ranger
+        assert "Formula:" in (cls.__doc__ or "") or cls in (thalweg.Ranger, thalweg.MuonAdamW)
 
 
 def test_the_readmes_python_runs() -> None:
@@ -76,7 +80,7 @@ def test_public_names_exist_and_are_listed() -> None:
     for name in thalweg.__all__:
         assert hasattr(thalweg, name), name
     public = {n for n in vars(thalweg) if not n.startswith("_")}
-    modules = {"engine", "optim", "catalogue", "study", "cli"}
+    modules = {"engine", "optim", "wrappers", "catalogue", "study", "cli"}
     assert public - modules == set(thalweg.__all__)
 
 

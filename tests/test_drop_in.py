@@ -117,7 +117,7 @@ def test_it_is_an_optimizer_with_plain_groups_and_lazy_state(name):
     params = parameters()
     optimizer = make(name, params)
     assert isinstance(optimizer, torch.optim.Optimizer)
-    assert len(optimizer.state) == 0
+    assert len(optimizer.state) == (len(params) if name == "adagrad" else 0)  # torch's is not lazy
     assert optimizer.param_groups[0]["lr"] == 0.0625
     assert optimizer.defaults["weight_decay"] == 0.125
     assert type(optimizer).__name__ in repr(optimizer)

@@ -8,7 +8,21 @@ import pytest
 import torch
 
 import thalweg
-from oracles import Adam, Lion, Options, RAdam, Reference, Sgd
+from oracles import (
+    Adadelta,
+    Adagrad,
+    Adam,
+    Adamax,
+    Asgd,
+    Lion,
+    NAdam,
+    Options,
+    RAdam,
+    Reference,
+    RMSprop,
+    Rprop,
+    Sgd,
+)
 from thalweg import Hyper, Slot, rule
 from thalweg import options as opt
 from thalweg.ops import norm, where
@@ -47,6 +61,45 @@ CASES = {
     "adamw amsgrad": (("AdamW", {"amsgrad": True}), (Adam, DECOUPLED, {"amsgrad": True})),
     "radam": (("RAdam", {}), (RAdam, None, {})),
     "radam decoupled": (("RAdam", {"decoupled_weight_decay": True}), (RAdam, DECOUPLED, {})),
+    "adagrad": (("Adagrad", {}), (Adagrad, None, {})),
+    "adagrad decay start": (
+        ("Adagrad", {"lr_decay": 0.1, "initial_accumulator_value": 0.3, "eps": 1e-3}),
+        (Adagrad, None, {"lr_decay": 0.1, "initial_accumulator_value": 0.3, "eps": 1e-3}),
+    ),
+    "adadelta": (("Adadelta", {}), (Adadelta, None, {})),
+    "adadelta rho eps": (
+        ("Adadelta", {"rho": 0.7, "eps": 1e-3}),
+        (Adadelta, None, {"rho": 0.7, "eps": 1e-3}),
+    ),
+    "rmsprop": (("RMSprop", {}), (RMSprop, None, {})),
+    "rmsprop momentum": (
+        ("RMSprop", {"momentum": 0.8, "alpha": 0.9}),
+        (RMSprop, None, {"momentum": 0.8, "alpha": 0.9}),
+    ),
+    "rmsprop centered": (
+        ("RMSprop", {"centered": True, "momentum": 0.1, "eps": 1e-3}),
+        (RMSprop, None, {"centered": True, "momentum": 0.1, "eps": 1e-3}),
+    ),
+    "adamax": (("Adamax", {}), (Adamax, None, {})),
+    "adamax betas eps": (
+        ("Adamax", {"betas": (0.7, 0.95), "eps": 1e-3}),
+        (Adamax, None, {"betas": (0.7, 0.95), "eps": 1e-3}),
+    ),
+    "nadam": (("NAdam", {}), (NAdam, None, {})),
+    "nadam decoupled": (
+        ("NAdam", {"decoupled_weight_decay": True, "momentum_decay": 0.05}),
+        (NAdam, DECOUPLED, {"momentum_decay": 0.05}),
+    ),
+    "asgd": (("ASGD", {}), (Asgd, None, {})),
+    "asgd averaging": (
+        ("ASGD", {"lambd": 0.1, "alpha": 0.5, "t0": 10}),
+        (Asgd, None, {"lambd": 0.1, "alpha": 0.5, "t0": 10}),
+    ),
+    "rprop": (("Rprop", {}), (Rprop, DECOUPLED, {})),
+    "rprop numbers": (
+        ("Rprop", {"etas": (0.3, 1.5), "step_sizes": (0.015, 0.05)}),
+        (Rprop, DECOUPLED, {"etas": (0.3, 1.5), "step_sizes": (0.015, 0.05)}),
+    ),
     "lion": (("Lion", {}), (Lion, DECOUPLED, {})),
     "lion betas": (("Lion", {"betas": (0.95, 0.98)}), (Lion, DECOUPLED, {"betas": (0.95, 0.98)})),
     "ranger": (("Ranger", {}), (RAdam, RANGER, RANGER_HYPERS)),
@@ -120,6 +173,14 @@ AGAINST_TORCH = {
     "amsgrad": (torch.optim.Adam, Adam, None, {"amsgrad": True}),
     "adamw": (torch.optim.AdamW, Adam, DECOUPLED, {}),
     "radam": (torch.optim.RAdam, RAdam, None, {}),
+    "adagrad": (torch.optim.Adagrad, Adagrad, None, {"lr_decay": 0.1}),
+    "adadelta": (torch.optim.Adadelta, Adadelta, None, {"rho": 0.7}),
+    "rmsprop": (torch.optim.RMSprop, RMSprop, None, {"momentum": 0.8}),
+    "rmsprop centered": (torch.optim.RMSprop, RMSprop, None, {"centered": True}),
+    "adamax": (torch.optim.Adamax, Adamax, None, {"betas": (0.7, 0.95)}),
+    "nadam": (torch.optim.NAdam, NAdam, None, {"momentum_decay": 0.05}),
+    "asgd": (torch.optim.ASGD, Asgd, None, {"lambd": 0.1, "t0": 10}),
+    "rprop": (torch.optim.Rprop, Rprop, None, {"etas": (0.3, 1.5)}),
 }
 
 
@@ -127,7 +188,8 @@ AGAINST_TORCH = {
 @pytest.mark.parametrize("name", AGAINST_TORCH)
 def test_reference_agrees_with_torch(name, second):
     torch_class, rule, options, hypers = AGAINST_TORCH[name]
-    trajectory = hard(maximize_second=second)
+    decay = (0.0, 0.0) if name == "rprop" else (0.01, 0.1)  # torch's Rprop has none
+    trajectory = hard(maximize_second=second, weight_decay=decay)
     theirs = walk(lambda groups: torch_class(groups, foreach=False, **hypers), trajectory)
     ours = follow(reference(rule, trajectory, options, **hypers), trajectory)
     assert_same_path(ours, theirs, trajectory, 1e-12)

@@ -76,8 +76,9 @@ class Reference:
             g = g - g.mean(axis=tuple(range(1, g.ndim)), keepdims=True)
         if o.decay == "l2":
             g = g + group["weight_decay"] * p
-        u = self._direction(name, g, group)
-        p = self._decayed(name, p, u, group) - group["lr"] * u
+        u = self._direction(name, g, group)  # the step itself where the rule takes lr
+        step = u if "lr" in self._taken(name) else group["lr"] * u
+        p = self._decayed(name, p, u, group) - step
 
         if o.lookahead is not None and self.t[name] % o.lookahead[0] == 0:
             self.slow[name] = self.slow[name] + o.lookahead[1] * (p - self.slow[name])
@@ -85,10 +86,17 @@ class Reference:
         if o.average is not None:
             self.ema[name] = self.ema[name] + (1 - o.average) * (p - self.ema[name])
         self.w[name] = p
+        if hasattr(self.rules[name], "after"):
+            self.rules[name].after(p)
+
+    def _taken(self, name):
+        return getattr(self.rules[name], "takes", ())
 
     def _direction(self, name, g, group):
         known = ("names", "lr", "initial_lr", "weight_decay", "maximize")
         hypers = {**self.hypers, **{k: v for k, v in group.items() if k not in known}}
+        if self._taken(name):
+            hypers |= {"lr": group["lr"], "p": self.w[name]}
         u = self.rules[name].direction(g, **hypers)
         self.doubt[name] |= self.rules[name].doubt
         if self.options.cautious is not None:

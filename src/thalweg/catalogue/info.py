@@ -157,8 +157,8 @@ def list_optimizers(pattern: str = "*", **capabilities: bool) -> list[str]:
 
     Example:
         >>> import thalweg
-        >>> thalweg.list_optimizers("*adamw")
-        ['adamw']
+        >>> thalweg.list_optimizers("r?dam")
+        ['radam']
         >>> "sgd" in thalweg.list_optimizers(sparse=True)
         True
     """

@@ -12,15 +12,17 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
 from thalweg import optim
 from thalweg.engine.arguments import unknown
-from thalweg.engine.optimizer import Optimizer
 from thalweg.engine.option import PUBLIC, Option
 from thalweg.errors import ArgumentError, ArgumentTypeError, suggest
 
-CLASSES: dict[str, type[Optimizer]] = {name.lower(): getattr(optim, name) for name in optim.__all__}
+CLASSES: dict[str, type[torch.optim.Optimizer]] = {
+    name.lower(): getattr(optim, name) for name in optim.__all__
+}
 """Every optimizer by its name in lower case."""
 
 
@@ -36,14 +38,14 @@ class Named:
     """
 
     name: str
-    cls: type[Optimizer]
+    cls: type[torch.optim.Optimizer]
     arguments: Mapping[str, Any]
     options: tuple[Option, ...]
 
 
 def create_optimizer(
     model_or_params: nn.Module | Iterable[Any], name: str, **arguments: Any
-) -> Optimizer:
+) -> torch.optim.Optimizer:
     """Make an optimizer from its name, with options: "lion(betas=(0.95, 0.98)) + cautious + lookahead(k=6)".
 
     Args:

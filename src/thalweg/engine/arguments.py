@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from thalweg.engine.groups import number, resolve
+from thalweg.engine.groups import initial_value, number, resolve
 from thalweg.engine.option import OPTIONS, Option
 from thalweg.engine.rule import LATEST, Group, Hyper, Rule, Switch, find_rule
 from thalweg.engine.trace import hyper_key, shared_scalars
 from thalweg.errors import ArgumentError, ArgumentTypeError, BackendError, suggest
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 LR = Hyper("lr", 1e-3, low=0.0, says="Invalid learning rate")
 FLAGS = ("foreach", "maximize", "capturable", "differentiable", "fused")
@@ -90,12 +94,9 @@ def taken_at_construction(group: Group, others: Sequence[Group]) -> dict[str, An
         if spec.at_construction is not None:
             found |= spec.at_construction(group)
     for key, (owner, scalar) in shared_scalars(resolved.rule, resolved.specs).items():
-        start: Any = scalar.init
-        for h in owner.hypers:
-            if h.name == start:
-                start = number(group, hyper_key(h, "" if owner is resolved.rule else owner.name))
+        label = "" if owner is resolved.rule else owner.name
         there = [g[key] for g in others if key in g] if scalar.scope == "optimizer" else []
-        found[key] = there[0] if there else start
+        found[key] = there[0] if there else initial_value(owner, label, scalar.init, group)
     return found
 
 
@@ -123,7 +124,7 @@ def check_numbers(title: str, group: Group, where: str) -> None:
             if h.derived:
                 continue
             said = replace(h, says=resolved.rule.says.get(h.name, h.says))
-            complaint = said.complaint(number(group, hyper_key(h, label)))
+            complaint = said.complaint(number(group, hyper_key(h, label)), group[h.place(label)[0]])
             if complaint:
                 raise ArgumentError(
                     f"{complaint}. {title} needs {h.range}{where}; typical: {h.default:g}."
@@ -139,6 +140,25 @@ def check_spelling(title: str, group: Group, known: Iterable[str]) -> None:
     for name in group:
         if name not in names and difflib.get_close_matches(name, names, n=1, cutoff=0.86):
             raise ArgumentTypeError(unknown(title, name, sorted(names)))
+
+
+class Strict:
+    """A class whose constructor refuses unknown arguments with a suggestion, before anything else looks."""
+
+    def __new__(cls, *_: Any, **kwargs: Any) -> Self:
+        """Refuse them.
+
+        Raises:
+            TypeError: There is one.
+        """
+        known = inspect.signature(cls.__init__).parameters
+        if not any(p.kind is p.VAR_KEYWORD for p in known.values()):
+            for name in kwargs:
+                if name not in known:
+                    raise ArgumentTypeError(
+                        unknown(cls.__name__, name, [k for k in known if k != "self"])
+                    )
+        return super().__new__(cls)
 
 
 def unknown(title: str, name: str, known: Sequence[str]) -> str:

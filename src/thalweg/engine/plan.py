@@ -168,7 +168,7 @@ class BucketRun:
         if kind == "t":
             return bucket.scalars["step"].read().double() + 1.0
         if kind == "scalar":
-            return bucket.scalars[name].read().double()
+            return bucket.scalars[name].read()
         if kind == "count":
             counts = {"tensor": bucket.numel, "row": bucket.row_size, "all": [self.total]}[name]
             return upload(counts, torch.float64, device)

@@ -7,9 +7,9 @@ as they were, and a retry equals an undisturbed run.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from types import ModuleType
 from typing import Any, TypeAlias, cast
 
@@ -20,11 +20,11 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from thalweg.engine.backends import c_run, choice
 from thalweg.engine.codecs import codec_of
 from thalweg.engine.graph import Graph, Lane, topological
-from thalweg.engine.groups import Resolved, graph_of, resolve, wanted_slots
+from thalweg.engine.groups import Resolved, graph_of, initial_value, resolve, wanted_slots
 from thalweg.engine.matrix import Stacks
 from thalweg.engine.passes import Program
 from thalweg.engine.plan import BucketRun, Plan
-from thalweg.engine.rule import Group, Scalar, Slot
+from thalweg.engine.rule import Group, Slot
 from thalweg.engine.state import (
     Missing,
     ParameterState,
@@ -293,11 +293,12 @@ class Preparation:
         wanted: dict[tuple[str, torch.device], dict[Entry, float]] = {}
         for draft in drafts:
             kind = draft.bucket.kind
-            for key, scalar in _scalars(kind).items():
+            for key, begin in _scalars(kind).items():
                 at_home = key != "step" or "t" in kind.setting.on_device
                 device = kind.device if at_home else torch.device("cpu")
                 for e in draft.entries:
-                    start = float(e.state.is_new) if key == FRESH else float(scalar.init)
+                    start = begin(self.groups[e.group])
+                    start = float(e.state.is_new) if key == FRESH else start
                     wanted.setdefault((key, device), {})[e] = start
         for (key, device), starts in wanted.items():
             views = self._views(key, device, starts)
@@ -368,16 +369,16 @@ def _on_device(resolved: Resolved, group: Group, p: Tensor) -> frozenset[str]:
     return resolved.tensors | ({"t"} if counts else set())
 
 
-def _scalars(kind: Kind) -> dict[str, Scalar]:
-    """The per-parameter scalars that a kind keeps, by their key in the state."""
-    declared = {
-        scalar_key(s, label): s
+def _scalars(kind: Kind) -> dict[str, Callable[[Group], float]]:
+    """The per-parameter scalars that a kind keeps: by their key in the state, what they begin as."""
+    declared: dict[str, Callable[[Group], float]] = {
+        scalar_key(s, label): partial(initial_value, owner, label, s.init)
         for label, owner in [("", kind.rule), *((spec.name, spec) for spec in kind.specs)]
         for s in owner.scalars
         if not s.is_shared
     }
-    declared |= {"step": Scalar("step"), FRESH: Scalar(FRESH)}
-    return {key: s for key, s in declared.items() if key in kind.graph.outputs}
+    declared |= {"step": lambda _: 0.0, FRESH: lambda _: 0.0}
+    return {key: begin for key, begin in declared.items() if key in kind.graph.outputs}
 
 
 def _in_place(grad: Tensor, p: Tensor) -> bool:

@@ -134,7 +134,7 @@ def make_slots(
             if isinstance(m.init, Tensor):
                 x.copy_(m.init)
             elif m.init != 0.0:
-                x.fill_(m.init)
+                (torch.view_as_real(x) if x.is_complex() else x).fill_(m.init)  # both parts alike
     return new
 
 

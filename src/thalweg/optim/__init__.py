@@ -1,10 +1,17 @@
 """Optimizers: one file per family, each rule beside its public class."""
 
+from thalweg.optim.adagrad import Adadelta, Adagrad
 from thalweg.optim.adam import Adam, AdamW
+from thalweg.optim.adamax import Adamax
+from thalweg.optim.asgd import ASGD
+from thalweg.optim.lbfgs import LBFGS
 from thalweg.optim.lion import Lion
 from thalweg.optim.muon import Muon, MuonAdamW
+from thalweg.optim.nadam import NAdam
 from thalweg.optim.prodigy import Prodigy
 from thalweg.optim.radam import RAdam, Ranger
+from thalweg.optim.rmsprop import RMSprop
+from thalweg.optim.rprop import Rprop
 from thalweg.optim.schedule_free import AdamWScheduleFree, RAdamScheduleFree, SGDScheduleFree
 from thalweg.optim.sgd import SGD
 from thalweg.optim.sparse_adam import SparseAdam
@@ -23,4 +30,12 @@ __all__ = [
     "Ranger",
     "SGDScheduleFree",
     "SparseAdam",
+    "ASGD",
+    "LBFGS",
+    "Adadelta",
+    "Adagrad",
+    "Adamax",
+    "NAdam",
+    "RMSprop",
+    "Rprop",
 ]
