@@ -99,7 +99,10 @@ def _state(info: OptimizerInfo) -> str:
         )
         for variant in info.variants
     ]
-    return table(("when", "kept", "bytes per float32 parameter"), rows)
+    held = table(("when", "kept", "bytes per float32 parameter"), rows)
+    if info.capabilities.closure:
+        held += "\n\nThis is after one step; a history of several steps takes more."
+    return held
 
 
 def _kinds(info: OptimizerInfo) -> str:
