@@ -58,6 +58,7 @@ def test_closure_runs_once_under_grad_and_its_loss_returns(name, backend):
 def test_step_hooks_fire_once_in_order(name):
     params, seen = parameters(), []
     optimizer = make(name, params)
+    run(optimizer, params, 2, 1)  # ADOPT's first step moves nothing
     start = params[0].detach().clone()
 
     def pre(opt_, args, kwargs):

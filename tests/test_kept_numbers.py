@@ -7,7 +7,7 @@ import thalweg
 from cases import BACKENDS, assert_same_bits
 from thalweg import Hyper, Scalar, Slot, rule
 from thalweg import options as opt
-from thalweg.errors import DeclarationError, TraceError
+from thalweg.errors import CheckpointError, DeclarationError, TraceError
 from thalweg.ops import as_stored
 
 every_backend = pytest.mark.parametrize("backend", BACKENDS)
@@ -176,6 +176,28 @@ def test_wrong_declarations_are_refused(case):
     declared, function, kind, words = BAD[case]
     with pytest.raises(kind, match=words):
         thalweg.Optimizer([one()], rule=rule(name=f"bad {case}", **declared)(function))
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda entries: entries.pop("mu_product"), "no 'mu_product' for parameter 0"),
+        (lambda entries: entries.update(mu_product="half"), "'mu_product' .* must be one number"),
+        (lambda entries: entries.update(step=torch.ones(2)), "'step' .* must be one number"),
+    ],
+    ids=["missing", "text", "several"],
+)
+def test_a_checkpoint_without_a_number_is_refused(damage, words):
+    p = one()
+    optimizer = thalweg.NAdam([p])
+    step(optimizer, p, 1.0)
+    saved = optimizer.state_dict()
+    saved["state"] = {0: dict(saved["state"][0])}
+    damage(saved["state"][0])
+    before = optimizer.state[p]["mu_product"].item()
+    with pytest.raises(CheckpointError, match=words):
+        optimizer.load_state_dict(saved)
+    assert optimizer.state[p]["mu_product"].item() == before
 
 
 # --- what torch's classes do besides -------------------------------------------------------------

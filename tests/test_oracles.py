@@ -9,19 +9,28 @@ import torch
 
 import thalweg
 from oracles import (
+    AdaBelief,
+    AdaBound,
     Adadelta,
     Adagrad,
     Adam,
     Adamax,
+    Adan,
+    AdEMAMix,
+    Adopt,
     Asgd,
+    Lars,
     Lion,
     NAdam,
+    NovoGrad,
     Options,
     RAdam,
     Reference,
     RMSprop,
     Rprop,
     Sgd,
+    Signum,
+    StableAdamW,
 )
 from thalweg import Hyper, Slot, rule
 from thalweg import options as opt
@@ -35,6 +44,9 @@ BACKENDS = {
     "fused": {},
 }
 DECOUPLED = Options(decay="decoupled")
+PROXIMAL = Options(decay="proximal")
+OWN = Options(decay="own")
+LAMB = Options(decay="direction", trust_ratio=True)
 RANGER = Options(decay="decoupled", centralize=True, lookahead=(6, 0.5))
 RANGER_HYPERS = {"betas": (0.95, 0.999), "eps": 1e-5, "n_sma_threshold": 5}
 
@@ -154,6 +166,78 @@ CASES = {
     "sgd independent decay": (
         ("SGD", {"momentum": 0.9, "options": [opt.Decay("independent")]}),
         (Sgd, Options(decay="independent"), {"momentum": 0.9}),
+    ),
+    "sgd proximal decay": (
+        ("SGD", {"momentum": 0.9, "options": [opt.Decay("proximal")]}),
+        (Sgd, Options(decay="proximal"), {"momentum": 0.9}),
+    ),
+    "signsgd": (("SignSGD", {}), (Signum, DECOUPLED, {})),
+    "signum": (("Signum", {}), (Signum, DECOUPLED, {"momentum": 0.9})),
+    "adabound": (("AdaBound", {}), (AdaBound, None, {})),
+    "adabound closing": (
+        ("AdaBound", {"betas": (0.8, 0.95), "final_lr": 0.05, "gamma": 0.1, "eps": 1e-4}),
+        (AdaBound, None, {"betas": (0.8, 0.95), "final_lr": 0.05, "gamma": 0.1, "eps": 1e-4}),
+    ),
+    "adabound decoupled": (
+        ("AdaBound", {"gamma": 0.05, "options": [opt.Decay("decoupled")]}),
+        (AdaBound, DECOUPLED, {"gamma": 0.05}),
+    ),
+    "amsbound": (
+        ("AMSBound", {"gamma": 0.01}),
+        (AdaBound, None, {"gamma": 0.01, "amsbound": True}),
+    ),
+    "adan": (("Adan", {}), (Adan, PROXIMAL, {})),
+    "adan no prox": (
+        ("Adan", {"betas": (0.9, 0.7, 0.95), "no_prox": True, "max_grad_norm": 2.0}),
+        (Adan, Options(decay="decoupled", clip_norm=2.0), {"betas": (0.9, 0.7, 0.95)}),
+    ),
+    "adabelief": (("AdaBelief", {}), (AdaBelief, DECOUPLED, {})),
+    "adabelief amsgrad l2": (
+        ("AdaBelief", {"amsgrad": True, "weight_decouple": False, "eps": 1e-8}),
+        (AdaBelief, None, {"amsgrad": True, "eps": 1e-8}),
+    ),
+    "adopt": (("ADOPT", {}), (Adopt, None, {})),
+    "adopt decouple": (
+        ("ADOPT", {"decouple": True, "betas": (0.8, 0.99), "clip_exp": 0.5, "eps": 1e-3}),
+        (Adopt, DECOUPLED, {"betas": (0.8, 0.99), "clip_exp": 0.5, "eps": 1e-3}),
+    ),
+    "ademamix": (("AdEMAMix", {}), (AdEMAMix, DECOUPLED, {})),
+    "ademamix warmups": (
+        ("AdEMAMix", {"alpha": 5.0, "alpha_warmup": 20, "beta3_warmup": 30}),
+        (AdEMAMix, DECOUPLED, {"alpha": 5.0, "alpha_warmup": 20, "beta3_warmup": 30}),
+    ),
+    "stableadamw": (("StableAdamW", {}), (StableAdamW, OWN, {})),
+    "stableadamw clip": (
+        ("StableAdamW", {"betas": (0.8, 0.95), "clip_thresh": 0.5, "eps": 1e-4}),
+        (StableAdamW, OWN, {"betas": (0.8, 0.95), "clip_thresh": 0.5, "eps": 1e-4}),
+    ),
+    "stableadamw decoupled": (
+        ("StableAdamW", {"options": [opt.Decay("decoupled")]}),
+        (StableAdamW, DECOUPLED, {}),
+    ),
+    "novograd": (("NovoGrad", {}), (NovoGrad, OWN, {})),
+    "novograd averaging": (
+        ("NovoGrad", {"betas": (0.8, 0.5), "grad_averaging": True}),
+        (NovoGrad, OWN, {"betas": (0.8, 0.5), "grad_averaging": True}),
+    ),
+    "lars": (("LARS", {}), (Lars, OWN, {})),
+    "lars no momentum": (
+        ("LARS", {"momentum": 0.0, "eeta": 0.02, "epsilon": 0.1}),
+        (Lars, OWN, {"momentum": 0.0, "eeta": 0.02, "epsilon": 0.1}),
+    ),
+    "lars l2": (("LARS", {"options": [opt.Decay("l2")]}), (Lars, None, {})),
+    "lamb": (("LAMB", {}), (Adam, LAMB, {"eps": 1e-6})),
+    "lamb cautious": (
+        ("LAMB", {"betas": (0.8, 0.95), "options": [opt.Cautious(rescale=False)]}),
+        (
+            Adam,
+            Options(decay="direction", cautious="plain", trust_ratio=True),
+            {"betas": (0.8, 0.95), "eps": 1e-6},
+        ),
+    ),
+    "adabound trust ratio": (
+        ("AdaBound", {"options": [opt.Decay("direction"), opt.TrustRatio()]}),
+        (AdaBound, LAMB, {}),
     ),
 }
 

@@ -70,7 +70,9 @@ def create_optimizer(
         if argument not in known:
             raise ArgumentTypeError(unknown(named.cls.__name__, argument, list(known)))
     if named.options and "options" not in known:
-        raise ArgumentTypeError(f"{named.cls.__name__} takes no options; got {name!r}")
+        raise ArgumentTypeError(
+            f"{named.cls.__name__} takes no options; {name!r} needs an argument 'options' that it has not"
+        )
     if named.options:
         merged["options"] = [*merged.get("options", ()), *named.options]
     params = model_or_params

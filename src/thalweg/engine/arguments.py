@@ -73,6 +73,20 @@ def _taken(title: str, key: str, hypers: list[Hyper], left: dict[str, Any]) -> A
     return tuple(whole)
 
 
+def passed(given: Mapping[str, Any], *without: str, **instead: Any) -> dict[str, Any]:
+    """A constructor's arguments for the one above it: `super().__init__(**passed(locals(), rule=lion))`.
+
+    A class is then its signature and one line, and no argument can be forgotten on the way.
+
+    Args:
+        given: The constructor's `locals()`, before anything else is assigned.
+        without: Names that the constructor above does not take.
+        instead: What it gets besides, or in the place of what was given.
+    """
+    dropped = {"self", "__class__", *without}
+    return {name: value for name, value in given.items() if name not in dropped} | instead
+
+
 def dissolved(chosen: Sequence[Option]) -> dict[str, Any]:
     """Options as plain keys of a group."""
     keys: dict[str, Any] = {"options": tuple(o.spec.name for o in chosen if not o.spec.builtin)}
@@ -82,7 +96,7 @@ def dissolved(chosen: Sequence[Option]) -> dict[str, Any]:
 
 
 def taken_at_construction(group: Group, others: Sequence[Group]) -> dict[str, Any]:
-    """What follows from a group's own numbers when it is added: options' keys, and scalars that it keeps.
+    """What follows from a group's own numbers when it is added: keys that rule and options derive, scalars.
 
     Args:
         group: The new one.
@@ -90,9 +104,9 @@ def taken_at_construction(group: Group, others: Sequence[Group]) -> dict[str, An
     """
     found: dict[str, Any] = {}
     resolved = resolve(group)
-    for spec in resolved.specs:
-        if spec.at_construction is not None:
-            found |= spec.at_construction(group)
+    for derive in (resolved.rule.at_construction, *(s.at_construction for s in resolved.specs)):
+        if derive is not None:
+            found |= derive(group)
     for key, (owner, scalar) in shared_scalars(resolved.rule, resolved.specs).items():
         label = "" if owner is resolved.rule else owner.name
         there = [g[key] for g in others if key in g] if scalar.scope == "optimizer" else []

@@ -64,11 +64,11 @@ class Optimizer(Strict, torch.optim.Optimizer):
         >>> import torch, thalweg
         >>> from thalweg.ops import lerp, sign
         >>> @thalweg.rule(slots=(thalweg.Slot("exp_avg"),), hypers=(thalweg.Hyper("beta", 0.9),))
-        ... def signum(g, exp_avg, *, beta):
+        ... def my_sign(g, exp_avg, *, beta):
         ...     exp_avg = lerp(exp_avg, g, 1 - beta)
         ...     return sign(exp_avg), exp_avg
         >>> w = torch.nn.Parameter(torch.ones(3))
-        >>> optimizer = thalweg.Optimizer([w], lr=0.5, rule=signum)
+        >>> optimizer = thalweg.Optimizer([w], lr=0.5, rule=my_sign)
         >>> w.grad = torch.tensor([1.0, -2.0, 0.0])
         >>> optimizer.step()
         >>> w.tolist()

@@ -23,6 +23,9 @@ RESERVED = frozenset({
 })  # fmt: skip
 """Keys of a group and of a state that are taken."""
 
+DECAYS = ("l2", "decoupled", "direction", "proximal", "own")
+"""What a rule may say that `weight_decay` means for it: a style of the Decay option, or "own"."""
+
 Group = Mapping[str, Any]
 
 
@@ -54,12 +57,15 @@ class Scalar:
         name: Its key: of a 0-dim tensor in `optimizer.state[p]`, or of a number in the group (an option's:
             `<option>_<name>`).
         init: A number, or "lr" or a hyper's name: what that is when the state, or the group, is made.
+        wide: Whether a parameter's is stored in float64 and not in what torch stores step counts in (what a
+            reduction adds up would be rounded, and rounded again every step).
         scope: Whose it is. A "group"'s follows from numbers of the group and sums over all tensors. An
             "optimizer"'s stands in every group alike: also where no parameter had a gradient.
     """
 
     name: str
     init: float | str = 0.0
+    wide: bool = False
     scope: Literal["parameter", "group", "optimizer"] = "parameter"
 
     @property
@@ -196,6 +202,20 @@ class nonzero:  # noqa: N801 - it reads as a function: read=nonzero("momentum")
         return f"{self.key} != 0"
 
 
+def returns_step(group: Group) -> bool:
+    """A switch: whether the group's rule asks for `lr`, so that what it returns is the step itself."""
+    return "lr" in find_rule(group["rule"]).asks
+
+
+OWN_DECAY = Hyper("weight_decay", 0.0, low=0.0, at="weight_decay", derived=True)
+"""The group's weight decay, for a rule declared with decay="own" that places it itself."""
+
+
+def decays_itself(group: Group) -> bool:
+    """A switch for such a rule: whether there is decay to place and no Decay option does it instead."""
+    return bool(group["weight_decay"] != 0 and group.get("decay_style") in (None, "own"))
+
+
 @dataclass(frozen=True, eq=False)
 class Declared:
     """What rules and options have in common: a function and what it declares."""
@@ -324,6 +344,7 @@ class Rule(Declared):
         refuses: Names of options that do not go around it, and why; all others do.
         advice: How its authors set its numbers, for who comes from AdamW; with its source.
         averages: Name of the slot that holds an average of the weights (`optimizer.averaged()`).
+        at_construction: Keys that a group gets from its own numbers when it is added.
     """
 
     function: Callable[..., Any] = field(default=lambda g: g)
@@ -335,6 +356,7 @@ class Rule(Declared):
     says: Mapping[str, str] = field(default_factory=dict)
     lr_scale: str | None = None
     refuses: Mapping[str, str] = field(default_factory=dict)
+    at_construction: Callable[[Group], dict[str, Any]] | None = None
     advice: str = ""
     asks: frozenset[str] = frozenset()
     averages: str | None = None
@@ -421,6 +443,7 @@ def rule(
     refuses: Mapping[str, str] | None = ...,
     advice: str = ...,
     averages: str | None = ...,
+    at_construction: Callable[[Group], dict[str, Any]] | None = ...,
 ) -> Callable[[Callable[..., Any]], Rule]: ...
 
 
@@ -444,6 +467,7 @@ def rule(
     refuses: Mapping[str, str] | None = None,
     advice: str = "",
     averages: str | None = None,
+    at_construction: Callable[[Group], dict[str, Any]] | None = None,
 ) -> Rule | Callable[[Callable[..., Any]], Rule]:
     """Declare an update rule.
 
@@ -463,13 +487,15 @@ def rule(
             definition.
         refuses_sparse: The sentence where it does not.
         refuses_dense: The sentence to refuse dense gradients with, if it does.
-        decay: "decoupled" or "l2": what `weight_decay` means where the user does not choose a style.
+        decay: One of DECAYS: what `weight_decay` means where the user does not choose a style; "own" where
+            the rule places it itself, with OWN_DECAY and decays_itself.
         check: Looks at a group's numbers together and returns a complaint or None.
         says: Sentences to begin errors with about "lr" and "weight_decay", where torch has its own.
         lr_scale: Name of a scalar that multiplies lr where decay uses it.
         refuses: Names of options that do not go around it, and why.
         advice: How its authors set its numbers, for who comes from AdamW; with its source.
         averages: Name of the slot that holds an average of the weights.
+        at_construction: Keys that a group gets from its own numbers when it is added.
 
     Raises:
         DeclarationError: The function's signature disagrees with the declaration.
@@ -492,18 +518,23 @@ def rule(
             says or {},
             lr_scale,
             refuses or {},
-            advice,
+            advice=advice,
             averages=averages,
+            at_construction=at_construction,
         )
         new._check_names()
-        for taken in RESERVED.intersection([*new.names(), *(h.place()[0] for h in hypers)]):
+        read = {h.name for h in hypers if h.derived}  # a number that another declares may be read
+        own = {*new.names(), *(h.place()[0] for h in hypers if not h.derived)} - read
+        for taken in RESERVED & own:
             raise DeclarationError(f"{new.name}: the name {taken!r} is taken; call it otherwise")
         if "step" in {*(s.name for s in slots), *new.arguments()}:
             raise DeclarationError(
                 f"{new.name}: 'step' is the step count, a Scalar; call the other otherwise"
             )
-        if decay not in ("l2", "decoupled"):
-            raise DeclarationError(f"{new.name}: decay={decay!r}; allowed: 'l2', 'decoupled'")
+        if decay not in DECAYS:
+            raise DeclarationError(
+                f"{new.name}: decay={decay!r}; allowed: {', '.join(map(repr, DECAYS))}"
+            )
         asks = read_signature(new, function, 1, tuple(s for s in slots if s.follows is None), ())
         followers = (asked for _, asked in new.followers.values())
         check_used(new, asks.union({lr_scale or ""}, *followers))

@@ -204,8 +204,9 @@ def elements_of_one(there: Sequence[Any], device: torch.device) -> Scalars | Non
     return Scalars(base, None if whole else torch.tensor(places, device=device))
 
 
-def scalar_views(values: Sequence[Any], device: torch.device) -> list[Tensor]:
-    """Numbers and 0-dim tensors as the elements of one new vector."""
+def scalar_views(values: Sequence[Any], device: torch.device, *, wide: bool) -> list[Tensor]:
+    """Numbers and 0-dim tensors as the elements of one new vector, in float64 where they are `wide`."""
     dtypes = [x.dtype for x in values if isinstance(x, Tensor) and x.is_floating_point()]
-    dtype = dtypes[0] if dtypes else scalar_dtype()
+    dtypes.append(torch.float64 if wide else scalar_dtype())
+    dtype = dtypes[0]
     return list(torch.tensor([float(x) for x in values], dtype=dtype, device=device).unbind())
