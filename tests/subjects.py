@@ -19,6 +19,7 @@ PLAIN = {
     "radam": ("RAdam", {}),
     "lion": ("Lion", {}),
     "ranger": ("Ranger", {"k": 3}),
+    "adafactor": ("Adafactor", {}),
 }
 
 

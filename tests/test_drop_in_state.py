@@ -126,7 +126,7 @@ def test_a_float64_checkpoint_loads_into_float32(name):
     for p, state in other.state.items():
         for key, value in state.items():
             assert value.dtype == torch.float32, key
-            if key != "step":
+            if key not in ("step", "row_var", "col_var"):
                 assert value.shape == p.shape
     run(optimizer, params, 3, 3)
     run(other, others, 3, 3)
@@ -379,8 +379,8 @@ def test_a_non_finite_gradient_leaves_the_whole_step_out(name, bad, backend):
 @pytest.mark.parametrize("name", PLAIN)
 def test_without_the_option_a_nan_stays_where_it_is(name, backend):
     """A non-finite gradient is used as it is: its own element goes, the others do not."""
-    if name == "ranger":
-        pytest.skip("a row's mean carries a nan through the row")
+    if name in ("ranger", "adafactor"):
+        pytest.skip("a mean carries a nan through its row, or through the tensor")
     params = parameters()
     optimizer = make(name, params, **BACKENDS[backend])
     for t in range(3):

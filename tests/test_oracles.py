@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import thalweg
-from oracles import Adam, Lion, Options, RAdam, Reference, Sgd
+from oracles import Adafactor, Adam, Lion, Options, RAdam, Reference, Sgd
 from thalweg import Hyper, Slot, rule
 from thalweg import options as opt
 from thalweg.ops import norm, where
@@ -47,6 +47,25 @@ CASES = {
     "adamw amsgrad": (("AdamW", {"amsgrad": True}), (Adam, DECOUPLED, {"amsgrad": True})),
     "radam": (("RAdam", {}), (RAdam, None, {})),
     "radam decoupled": (("RAdam", {"decoupled_weight_decay": True}), (RAdam, DECOUPLED, {})),
+    "adafactor": (
+        ("Adafactor", {"eps": (1e-6, 1e-3)}),
+        (Adafactor, DECOUPLED, {"eps": (1e-6, 1e-3)}),
+    ),
+    "adafactor numbers": (
+        (
+            "Adafactor",
+            {"beta2_decay": -0.5, "eps": (1e-8, 0.1), "d": 2.0, "options": [opt.Average(0.9)]},
+        ),
+        (Adafactor, DECOUPLED, {"beta2_decay": -0.5, "eps": (1e-8, 0.1), "d": 2.0}),
+    ),
+    "adafactor centralized": (
+        ("Adafactor", {"eps": (1e-12, 1e-3), "options": [opt.Centralize(), opt.ClipNorm(1.5)]}),
+        (
+            Adafactor,
+            Options(decay="decoupled", centralize=True, clip_norm=1.5),
+            {"eps": (1e-12, 1e-3)},
+        ),
+    ),
     "lion": (("Lion", {}), (Lion, DECOUPLED, {})),
     "lion betas": (("Lion", {"betas": (0.95, 0.98)}), (Lion, DECOUPLED, {"betas": (0.95, 0.98)})),
     "ranger": (("Ranger", {}), (RAdam, RANGER, RANGER_HYPERS)),
@@ -120,6 +139,8 @@ AGAINST_TORCH = {
     "amsgrad": (torch.optim.Adam, Adam, None, {"amsgrad": True}),
     "adamw": (torch.optim.AdamW, Adam, DECOUPLED, {}),
     "radam": (torch.optim.RAdam, RAdam, None, {}),
+    "adafactor": (torch.optim.Adafactor, Adafactor, DECOUPLED, {"eps": (1e-6, 1e-3), "d": 2.0}),
+    "adafactor decay": (torch.optim.Adafactor, Adafactor, DECOUPLED, {"beta2_decay": -0.5}),
 }
 
 

@@ -39,8 +39,14 @@ CASES = {
     "radam decoupled": ("RAdam", {"decoupled_weight_decay": True}),
     "radam maximize": ("RAdam", {"maximize": True}),
     "radam short memory": ("RAdam", {"betas": (0.5, 0.6)}),
+    "adafactor": ("Adafactor", {}),
+    "adafactor numbers": (
+        "Adafactor",
+        {"beta2_decay": -0.5, "eps": (1e-4, 0.1), "d": 2.0, "weight_decay": 0.1},
+    ),
+    "adafactor maximize": ("Adafactor", {"maximize": True, "lr": 1.0}),
 }
-CLASSES = ("SGD", "Adam", "AdamW", "RAdam")
+CLASSES = ("SGD", "Adam", "AdamW", "RAdam", "Adafactor")
 
 
 def ours(name, **more):
@@ -101,7 +107,8 @@ def test_tensor_lr_agrees(cls, backend):
 @pytest.mark.parametrize("cls", CLASSES)
 def test_comparer_sees_swapped_betas_or_lost_momentum(cls):
     trajectory = hard()
-    broken = {"momentum": 0.89} if cls == "SGD" else {"betas": (0.999, 0.9)}
+    other = {"SGD": {"momentum": 0.89}, "Adafactor": {"beta2_decay": -0.79}}
+    broken = other.get(cls, {"betas": (0.999, 0.9)})
     start = {"momentum": 0.9} if cls == "SGD" else {}
     mine = walk(lambda g: getattr(torch.optim, cls)(g, **broken), trajectory, torch.float32)
     reference = walk(lambda g: getattr(torch.optim, cls)(g, **start), trajectory, torch.float32)
@@ -357,6 +364,15 @@ BAD = {
     "Adam": {**EVERY, **ADAM_LIKE, **FOREACH_TENSORS, **FUSED},
     "AdamW": {**EVERY, **ADAM_LIKE, **FOREACH_TENSORS, **FUSED},
     "RAdam": {**EVERY, **ADAM_LIKE},
+    "Adafactor": {
+        **EVERY,
+        "lr nan": {"lr": float("nan")},
+        "beta2_decay": {"beta2_decay": 0.1},
+        "eps1": {"eps": (-1e-30, 1e-3)},
+        "eps2": {"eps": (None, -1e-3)},
+        "d": {"d": 0.5},
+        "weight decay": {"weight_decay": -0.1},
+    },
 }
 BAD_PARAMS = {
     "a tensor": param,
@@ -449,7 +465,7 @@ def test_bad_state_dicts_raise_torchs_sentence(cls):
         )
 
 
-@pytest.mark.parametrize("cls", ["Adam", "AdamW", "RAdam"])
+@pytest.mark.parametrize("cls", ["Adam", "AdamW", "RAdam", "Adafactor"])
 def test_sparse_gradients_are_refused_with_torchs_sentence(cls):
     def step(module, **kwargs):
         p = torch.nn.Parameter(torch.zeros(3, 2))
@@ -460,6 +476,16 @@ def test_sparse_gradients_are_refused_with_torchs_sentence(cls):
         assert_same_complaint(
             lambda kwargs=kwargs: step(thalweg, **kwargs), lambda: step(torch.optim, foreach=False)
         )
+
+
+def test_adafactor_refuses_complex_parameters_with_torchs_sentence():
+    def step(module):
+        for shape in ((3, 2), (3,)):
+            p = torch.nn.Parameter(torch.zeros(shape, dtype=torch.complex64))
+            p.grad = torch.ones_like(p)
+            module.Adafactor([p]).step()
+
+    assert_same_complaint(lambda: step(thalweg), lambda: step(torch.optim))
 
 
 @pytest.mark.parametrize("backend", ["eager", "fused"])

@@ -5,12 +5,13 @@ from thalweg.catalogue import create_optimizer, list_optimizers
 from thalweg.engine.optimizer import Optimizer
 from thalweg.engine.option import Option, option
 from thalweg.engine.rule import Hyper, Rule, Scalar, Slot, Switch, nonzero, rule
-from thalweg.optim import SGD, Adam, AdamW, Lion, RAdam, Ranger
+from thalweg.optim import SGD, Adafactor, Adam, AdamW, Lion, RAdam, Ranger
 
 __version__ = "0.1.0"
 
 __all__ = [
     "SGD",
+    "Adafactor",
     "Adam",
     "AdamW",
     "Lion",

@@ -77,7 +77,8 @@ class Reference:
         if o.decay == "l2":
             g = g + group["weight_decay"] * p
         u = self._direction(name, g, group)
-        p = self._decayed(name, p, u, group) - group["lr"] * u
+        step = u if hasattr(self.rules[name], "returns_step") else group["lr"] * u
+        p = self._decayed(name, p, u, group) - step
 
         if o.lookahead is not None and self.t[name] % o.lookahead[0] == 0:
             self.slow[name] = self.slow[name] + o.lookahead[1] * (p - self.slow[name])
@@ -89,6 +90,8 @@ class Reference:
     def _direction(self, name, g, group):
         known = ("names", "lr", "initial_lr", "weight_decay", "maximize")
         hypers = {**self.hypers, **{k: v for k, v in group.items() if k not in known}}
+        if hasattr(self.rules[name], "returns_step"):
+            hypers |= {"p": self.w[name], "lr": group["lr"]}
         u = self.rules[name].direction(g, **hypers)
         self.doubt[name] |= self.rules[name].doubt
         if self.options.cautious is not None:

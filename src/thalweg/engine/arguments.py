@@ -108,10 +108,11 @@ def check_numbers(title: str, group: Group, where: str) -> None:
         for h in owner.hypers if label else (LR, *owner.hypers):
             if h.derived:
                 continue
-            complaint = h.complaint(number(group, hyper_key(h, label)))
+            says = resolved.rule.sentences.get(h.name)
+            complaint = h.complaint(number(group, hyper_key(h, label)), says)
             if complaint:
                 raise ArgumentError(
-                    f"{complaint}. {title} needs {h.range}{where}; typical: {h.default:g}."
+                    f"{complaint}. {title} needs {h.range}{where}; typical: {h.typical}."
                 )
     complaint = resolved.rule.check(group) if resolved.rule.check is not None else None
     if complaint:

@@ -15,10 +15,11 @@ from torch import Tensor
 
 from thalweg.engine.backends import Bound, Numbers, upload
 from thalweg.engine.graph import Lane, Node
-from thalweg.engine.groups import Resolved, as_float, number, resolve
+from thalweg.engine.groups import Resolved, host_number, number, resolve
 from thalweg.engine.rule import Group
-from thalweg.engine.scalars import DeviceScalars, HostScalars, tree_sum
-from thalweg.engine.tables import Bucket, Watch, same_objects
+from thalweg.engine.scalars import DeviceScalars, HostScalars
+from thalweg.engine.sums import tree_sum
+from thalweg.engine.tables import Bucket, Kind, Watch, same_objects
 
 
 @dataclass(eq=False)
@@ -45,9 +46,7 @@ class BucketRun:
         self.position = 0
         graph = self.kind.graph
         self.written = {n: x for n, x in graph.outputs.items() if n not in graph.streams}
-        wanted = [[*p.columns, *p.row_columns] for p in self.kind.programs] + [
-            [*self.written.values()]
-        ]
+        wanted = [[*p.columns, *p.vectors] for p in self.kind.programs] + [[*self.written.values()]]
         self.device = [DeviceScalars([n for n in w if n.lane != Lane.HOST]) for w in wanted]
         below = [n for d in self.device for n in d.host]
         here = [n for w in wanted for n in w if n.lane == Lane.HOST]
@@ -74,7 +73,7 @@ class BucketRun:
         """Read every number of the groups and compute every host scalar: what can fail, before any write."""
         self.position = 0
         self._number_rows()
-        by_row = [self.scalars(_reader(groups[row.group], row)) for row in self.rows]
+        by_row = [self.scalars(_reader(groups[row.group], row, self.kind)) for row in self.rows]
         self.host = (
             dict(zip(self.scalars.wanted, zip(*by_row, strict=True), strict=True))
             if self.scalars.wanted
@@ -97,7 +96,7 @@ class BucketRun:
         self.rows = [Row(*key) for key in places]
 
     def _numbers(self, index: int) -> Numbers:
-        device = self.device[index](self.known, lambda: self.bucket.row_tensor)
+        device = self.device[index](self.known, self.bucket.extents)
         return Numbers(self.row_of, self.host, device)
 
     def advance(self) -> list[tuple[Node, Tensor]]:
@@ -118,14 +117,27 @@ class BucketRun:
         numbers = self._numbers(-1)
         count = len(self.row_of)
         for name, node in self.written.items():
-            if node.lane != Lane.HOST:
+            if name in self.kind.graph.vectors:
+                self._write_vector(name, node, numbers)
+            elif node.lane != Lane.HOST:
                 self.bucket.vectors[name].copy_(numbers.device[node].expand(count))
             elif node.op != "input":  # the plain count is added below
                 values = [numbers.of(node, i) for i in range(count)]
                 vector = self.bucket.vectors[name]
                 vector.copy_(upload(values, torch.float64, vector.device))
         self._count()
+        self.known = {}  # vectors are not kept between steps
         self.bucket.first = [False] * count
+
+    def _write_vector(self, name: str, node: Node, numbers: Numbers) -> None:
+        """Write a slot that has a number per line or column, in all tensors."""
+        if node.attr == ("slot", name):
+            return
+        extents, lane = self.bucket.extents, self.kind.graph.vectors[name]
+        x = self._per_tensor(self.host[node]) if node.lane == Lane.HOST else numbers.device[node]
+        x = extents.lift(x, node.lane, lane).expand(extents.total[lane])
+        for slot, part in zip(self.bucket.slots[name], extents.parts_of(x, lane), strict=True):
+            slot.view(-1).copy_(part)
 
     def _count(self) -> None:
         """Count the step, and keep the rows if all counts went up together."""
@@ -146,12 +158,21 @@ class BucketRun:
         """A vector that only the device knows: a count, a scalar of the state, a tensor of the group."""
         kind, name = node.attr
         bucket, device = self.bucket, self.kind.device
+        if kind == "slot":
+            return torch.cat([x.view(-1) for x in bucket.slots[name]]).double()
         if kind == "t":
             return bucket.vectors["step"].double() + 1.0
         if kind == "scalar":
             return bucket.vectors[name].double()
         if kind == "count":
-            counts = {"tensor": bucket.numel, "row": bucket.row_size, "all": [self.total]}[name]
+            size = bucket.extents.size
+            counts = {
+                "tensor": bucket.numel,
+                "row": size[Lane.ROW],
+                "-1": size[Lane.LINE],
+                "-2": size[Lane.COLUMN],
+                "all": [self.total],
+            }[name]
             return upload(counts, torch.float64, device)
         used = dict.fromkeys(bucket.groups)
         place = {g: i for i, g in enumerate(used)}
@@ -174,11 +195,12 @@ def _is_frozen(x: Any) -> bool:
     return x is None or isinstance(x, (bool, int, float, str))
 
 
-def _reader(group: Group, row: Row) -> Callable[[tuple[str, str]], float]:
+def _reader(group: Group, row: Row, of: Kind) -> Callable[[tuple[str, str]], float]:
     def read(source: tuple[str, str]) -> float:
         kind, name = source
         if kind == "hyper":
-            return as_float(number(group, name), name)
+            owners = [("", of.rule), *((spec.name, spec) for spec in of.specs)]
+            return host_number(group, name, owners, of.parameter)
         return {"t": row.t, "first": float(row.first)}[kind]
 
     return read

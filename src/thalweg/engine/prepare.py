@@ -27,6 +27,7 @@ from thalweg.engine.rule import Group, Scalar, Slot
 from thalweg.engine.state import (
     ParameterState,
     is_dense,
+    lines_are_innermost,
     rows_are_outermost,
     same_layout,
     scalar_vector,
@@ -81,9 +82,9 @@ class Family:
         return [s.name for s in self.resolved.rule.slots if s.name in self.wanted] or ["step"]
 
     @cached_property
-    def needs_rows(self) -> bool:
-        """Whether a kernel must find each row in one stretch."""
-        return any(q.by_row or q.row_columns for q in self.programs)
+    def lanes(self) -> frozenset[Lane]:
+        """What a kernel must find in its place: rows, or matrices, lines and columns."""
+        return frozenset().union(*(q.lanes for q in self.programs))
 
     @cached_property
     def touches_only_rows(self) -> bool:
@@ -92,7 +93,9 @@ class Family:
         if len(self.graph.outputs) != 1 or out.op != "sub" or out.args[0].attr != ("param", ""):
             return False
         below = topological(out.args[1:])
-        return not any(n.attr == ("param", "") or n.lane in (Lane.TENSOR, Lane.ROW) for n in below)
+        return not any(
+            n.attr == ("param", "") or n.lane not in (Lane.HOST, Lane.ELEMENT) for n in below
+        )
 
     def layout(self, p: Tensor, *, by_rows: bool) -> str:
         """How a kernel finds the parameter's elements."""
@@ -100,7 +103,10 @@ class Family:
             return "differentiable"
         if by_rows:
             return "rows"
-        flat = is_dense(p) and (not self.needs_rows or rows_are_outermost(p))
+        flat = is_dense(p) and (Lane.ROW not in self.lanes or rows_are_outermost(p))
+        flat = flat and (self.lanes <= {Lane.ROW} or lines_are_innermost(p))
+        if flat and not self.lanes <= {Lane.ROW}:
+            return "matrices"
         return "dense" if flat else "strided"
 
 
@@ -143,11 +149,14 @@ class Preparation:
         _check_parameter(p, where)
         _check_gradient(grad, p, where)
         family = self._family(index, p)
-        if p.is_complex() and any(q.by_row for q in family.programs):
-            raise StepError(
-                f"{where} is complex, and a sum over rows would mix real and imaginary parts"
-            )
         rule = family.resolved.rule
+        if p.is_complex() and rule.refuses_complex:
+            raise StepError(f"{rule.refuses_complex}: {where} is")
+        if p.is_complex() and family.lanes:
+            raise StepError(
+                f"{where} is complex, and a sum over rows, lines or columns would mix real and "
+                "imaginary parts"
+            )
         sparse = grad.layout != torch.strided
         if sparse and not rule.sparse:
             raise StepError(
@@ -183,15 +192,14 @@ class Preparation:
         layout: str,
         where: str,
     ) -> tuple[Kind, ModuleType]:
-        dtypes = (p.dtype, grad.dtype, *(x.dtype for x in state.slots.values()))
+        slots = {k: x for k, x in state.slots.items() if k not in family.graph.vectors}
+        dtypes = (p.dtype, grad.dtype, *(x.dtype for x in slots.values()))
         flags = {f"use_{name}": family.group.get(name) for name in ("foreach", "fused")}
         owners = (family.resolved.rule, family.resolved.specs)  # two rules may have one text
         key = (family.graph, owners, dtypes, p.device, layout, *flags.values())
         if key not in self.kinds:
             try:
-                codecs = dict(
-                    zip(("param", "grad", *state.slots), map(codec_of, dtypes), strict=True)
-                )
+                codecs = dict(zip(("param", "grad", *slots), map(codec_of, dtypes), strict=True))
                 module, reason = choice.choose(layout, p.device, **flags)
             except ArgumentError as e:
                 raise StepError(f"{where}: {e}") from None

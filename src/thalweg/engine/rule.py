@@ -5,11 +5,11 @@ from __future__ import annotations
 import inspect
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, overload
+from typing import Any, Literal, overload
 
-from torch import Tensor
+from torch import Tensor, dtype
 
 from thalweg.errors import ArgumentError, DeclarationError, suggest
 
@@ -33,14 +33,35 @@ class Slot:
     Args:
         name: Its key in `optimizer.state[p]` (an option's slot: `<option>_<name>`).
         init: A number, "param" or "grad" (a copy taken when state is created), or the name of a hyper.
-        when: Name of a switch; without it set the slot does not exist and the rule sees None.
+        when: Name of a switch, or "not" and its name; else the slot does not exist and the rule sees None.
         signed: False where values are never negative (what a compressed storage may use).
+        over: -1 or -2 where it holds what a sum over that dimension leaves: a number per line, or per column,
+            of the parameter's matrices. It has a single element in that dimension, as in torch.
     """
 
     name: str
     init: float | str = 0.0
     when: str | None = None
     signed: bool = True
+    over: Literal[-1, -2] | None = None
+
+    def exists(self, is_on: Callable[[str], Any]) -> bool:
+        """Whether it exists, where `is_on` tells of a switch's name whether that is on."""
+        if self.when is None:
+            return True
+        return bool(is_on(self.switch)) != self.when.startswith("not ")
+
+    @property
+    def switch(self) -> str:
+        """The name of the switch in `when`."""
+        return (self.when or "").removeprefix("not ")
+
+    def shape(self, parameter: Sequence[int]) -> tuple[int, ...]:
+        """Its shape beside a parameter of that shape."""
+        size = list(parameter)
+        if self.over is not None and len(size) >= -self.over:
+            size[self.over] = 1
+        return tuple(size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +85,11 @@ class Hyper:
         integer: Whether only whole numbers make sense.
         derived: Whether the option that declares it fills it in, so that nobody passes it.
         says: The sentence that torch begins its error with, if not "Invalid <name> value".
+        none: What None stands for, by the parameter's dtype; without it None is no number.
     """
 
     name: str
-    default: float
+    default: float | None
     low: float | None = None
     above: float | None = None
     high: float | None = None
@@ -76,9 +98,14 @@ class Hyper:
     integer: bool = False
     derived: bool = False
     says: str | None = None
+    none: Callable[[dtype], float] | None = None
 
     def __post_init__(self) -> None:
-        if not self._allows(self.default):
+        if self.default is None and self.none is None:
+            raise DeclarationError(
+                f"Hyper {self.name!r}: default None, without none= to say what it stands for"
+            )
+        if self.default is not None and not self._allows(self.default):
             raise DeclarationError(
                 f"Hyper {self.name!r}: default {self.default!r} is not in {self.range}"
             )
@@ -109,8 +136,20 @@ class Hyper:
         )
         return f"{left}, {right}" + (", whole numbers" if self.integer else "")
 
-    def complaint(self, value: Any) -> str | None:
-        """The sentence to begin an error with if the value is not allowed, else None."""
+    @property
+    def typical(self) -> str:
+        """The default, as messages say it."""
+        return "None" if self.default is None else f"{self.default:g}"
+
+    def complaint(self, value: Any, says: str | None = None) -> str | None:
+        """The sentence to begin an error with if the value is not allowed, else None.
+
+        Args:
+            value: What the group holds.
+            says: The rule's own beginning of the sentence, if it has one.
+        """
+        if value is None and self.none is not None:
+            return None
         number = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
         if (
             isinstance(number, (int, float))
@@ -125,7 +164,7 @@ class Hyper:
         said = (
             value if isinstance(value, (int, float, Tensor)) else f"{value!r}, which is no number"
         )
-        return f"{self.says or f'Invalid {name}'}: {said}"
+        return f"{says or self.says or f'Invalid {name}'}: {said}"
 
     def _allows(self, x: float) -> bool:
         if math.isnan(x) or (self.integer and x != int(x)):
@@ -210,9 +249,14 @@ class Declared:
                 )
         switches = {s.name for s in self.switches}
         for slot in self.slots:
-            if slot.when is not None and slot.when not in switches:
+            if slot.when is not None and slot.switch not in switches:
                 raise DeclarationError(
                     f"{self.name}: slot {slot.name!r} has when={slot.when!r}, which is no declared switch"
+                )
+            if slot.over not in (None, -1, -2) or (slot.over and slot.init in ("param", "grad")):
+                raise DeclarationError(
+                    f"{self.name}: slot {slot.name!r} has over={slot.over!r}, init={slot.init!r}; over is "
+                    "-1 or -2, and such a slot begins with a number"
                 )
 
 
@@ -257,7 +301,7 @@ def read_signature(
 
 def check_used(owner: Declared, asked: frozenset[str]) -> None:
     """Refuse a declaration that nothing uses: it is a misspelling more often than not."""
-    used = asked | {s.when for s in owner.slots}
+    used = asked | {s.switch for s in owner.slots}
     for name in set(owner.names()) - {s.name for s in owner.slots} - {"step"} - used:
         raise DeclarationError(
             f"{owner.name}: {name!r} is declared but not asked for by the function"
@@ -272,7 +316,9 @@ class Rule(Declared):
         function: (g, *slots, *, numbers) -> direction, or (direction, *slots, *scalars).
         sparse: Whether it may run on the touched rows of a sparse gradient alone.
         refuses_sparse: The sentence where it may not; torch's own where torch has one.
+        refuses_complex: The sentence with which complex parameters are refused, if they are.
         decay: The style that `weight_decay` has where the user does not choose one.
+        sentences: How torch begins its errors of "lr" and "weight_decay", where it has words of its own.
         check: Looks at a group's numbers together and returns a complaint or None.
     """
 
@@ -281,6 +327,8 @@ class Rule(Declared):
     refuses_sparse: str = ""
     decay: str = "decoupled"
     check: Callable[[Mapping[str, Any]], str | None] | None = None
+    refuses_complex: str = ""
+    sentences: Mapping[str, str] = field(default_factory=dict)
     asks: frozenset[str] = frozenset()
     key: str = ""
     """Under which it is registered: its name, and from the second declaration on also which one it is."""
@@ -350,6 +398,8 @@ def rule(
     refuses_sparse: str = ...,
     decay: str = ...,
     check: Callable[[Mapping[str, Any]], str | None] | None = ...,
+    refuses_complex: str = ...,
+    sentences: Mapping[str, str] | None = ...,
 ) -> Callable[[Callable[..., Any]], Rule]: ...
 
 
@@ -367,6 +417,8 @@ def rule(
     refuses_sparse: str = "",
     decay: str = "decoupled",
     check: Callable[[Mapping[str, Any]], str | None] | None = None,
+    refuses_complex: str = "",
+    sentences: Mapping[str, str] | None = None,
 ) -> Rule | Callable[[Callable[..., Any]], Rule]:
     """Declare an update rule.
 
@@ -386,6 +438,8 @@ def rule(
         refuses_sparse: The sentence where it may not.
         decay: "decoupled" or "l2": what `weight_decay` means where the user does not choose a style.
         check: Looks at a group's numbers together and returns a complaint or None.
+        refuses_complex: The sentence with which complex parameters are refused, if they are.
+        sentences: How torch begins its errors of "lr" and "weight_decay", where it has words of its own.
 
     Raises:
         DeclarationError: The function's signature disagrees with the declaration.
@@ -404,6 +458,8 @@ def rule(
             refuses_sparse,
             decay,
             check,
+            refuses_complex,
+            sentences or {},
         )
         new._check_names()
         for taken in RESERVED.intersection([*new.names(), *(h.place()[0] for h in hypers)]):

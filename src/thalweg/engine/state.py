@@ -37,6 +37,11 @@ def same_layout(x: Tensor, like: Tensor) -> bool:
     )
 
 
+def lines_are_innermost(x: Tensor) -> bool:
+    """Whether each line (along the last dimension) is one stretch of storage, and the next one follows it."""
+    return x.is_contiguous()
+
+
 def rows_are_outermost(x: Tensor) -> bool:
     """Whether each row (all dimensions but the first) is one stretch of storage."""
     return x.ndim < 2 or x.shape[0] <= 1 or x.numel() == 0 or x.stride(0) * x.shape[0] == x.numel()
@@ -76,32 +81,37 @@ def slots_of(
         where: The parameter's name, for messages.
 
     Raises:
-        StepError: A slot that is there has another shape or device than the parameter.
+        StepError: A slot that is there has another shape or device than the parameter asks for.
     """
     found = ParameterState(is_new=all(old.get(key) is None for key in own))
-    for key, (_, dtype, init) in wanted.items():
-        there = old.get(key)
+    for key, (slot, dtype, init) in wanted.items():
+        there, shape = old.get(key), slot.shape(p.shape)
         if there is None:
-            there = found.pending[key] = _fresh(p, grad, dtype, init)
+            there = found.pending[key] = _fresh(p, grad, slot, dtype, init)
         else:
-            _check(there, p, key, where)
-            if not same_layout(there, p) and is_dense(p):
+            _check(there, p, shape, key, where)
+            if slot.over is not None:
+                if not there.is_contiguous():
+                    there = found.pending[key] = there.contiguous()
+            elif not same_layout(there, p) and is_dense(p):
                 there = found.pending[key] = torch.empty_like(p, dtype=there.dtype).copy_(there)
         found.slots[key] = there
     return found
 
 
-def _fresh(p: Tensor, grad: Tensor, dtype: torch.dtype, init: float | str) -> Tensor:
+def _fresh(p: Tensor, grad: Tensor, slot: Slot, dtype: torch.dtype, init: float | str) -> Tensor:
     with torch.no_grad():
+        if slot.over is not None:
+            return torch.full(slot.shape(p.shape), float(init), dtype=dtype, device=p.device)
         new = torch.empty_like(p, dtype=dtype, requires_grad=False)
         if isinstance(init, str):
             return new.copy_(p if init == "param" else grad)
         return new.fill_(init)
 
 
-def _check(there: Any, p: Tensor, key: str, where: str) -> None:
+def _check(there: Any, p: Tensor, shape: tuple[int, ...], key: str, where: str) -> None:
     alike = isinstance(there, Tensor) and there.is_complex() == p.is_complex()
-    if not alike or there.shape != p.shape:
+    if not alike or there.shape != shape:
         got = f"{there.dtype} {tuple(there.shape)}" if isinstance(there, Tensor) else repr(there)
         raise StepError(
             f"state {key!r} of {where} has {got}, and the parameter has {p.dtype} {tuple(p.shape)}: it was "

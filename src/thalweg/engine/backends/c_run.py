@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from thalweg.engine.backends import LAYOUTS, Numbers, c_source, toolchain
+from thalweg.engine.extents import exclusive_sums
 from thalweg.engine.graph import Lane, Node
 from thalweg.engine.passes import Program
-from thalweg.engine.scalars import SUM_BLOCK
-from thalweg.engine.tables import Bucket, Kind, exclusive_sums
+from thalweg.engine.sums import SUM_BLOCK
+from thalweg.engine.tables import Bucket, Kind
 
 name = "fused (C)"
 UNIT = 4 * SUM_BLOCK
@@ -107,12 +108,13 @@ class PassTable:
             ("size", b.numel),
         ):
             self._longs(field, values)
-        self._longs("row_size", b.row_size)
-        self._longs("row_base", b.row_base)
-        rows = sum(b.row_count)
+        self._longs("row_size", b.extents.size[Lane.ROW])
+        self._longs("row_base", b.extents.base[Lane.ROW])
+        rows = sum(b.extents.count[Lane.ROW])
         if program.by_row:
             blocks = [
-                n * -(-size // SUM_BLOCK) for n, size in zip(b.row_count, b.row_size, strict=True)
+                n * -(-size // SUM_BLOCK)
+                for n, size in zip(b.extents.count[Lane.ROW], b.extents.size[Lane.ROW], strict=True)
             ]
         else:
             blocks = [-(-n // SUM_BLOCK) for n in b.numel]
@@ -164,10 +166,10 @@ class PassTable:
             words = array("d" if self.real == torch.float64 else "f", values)
             self.held["scalars"] = words
             self.table[_AT["scalars"]] = words.buffer_info()[0]
-        if self.program.row_columns:
+        if self.program.vectors:
             self._put(
                 "row_values",
-                torch.stack([numbers.device[c] for c in self.program.row_columns], 1).to(self.real),
+                torch.stack([numbers.device[c] for c in self.program.vectors], 1).to(self.real),
             )
         self.table[_AT["threads"]] = 1 if self.serial else toolchain.threads()
 
@@ -183,10 +185,10 @@ def _row_major(columns: Sequence[Node], numbers: Numbers) -> list[float]:
 def _units(bucket: Bucket, by_row: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Work of about UNIT elements each: (tensor, begin, end) in elements, or in rows."""
     lengths = torch.tensor(
-        bucket.row_count if by_row else bucket.numel, dtype=torch.int64, device="cpu"
+        bucket.extents.count[Lane.ROW] if by_row else bucket.numel, dtype=torch.int64, device="cpu"
     )
     if by_row:
-        sizes = torch.tensor(bucket.row_size, dtype=torch.int64, device="cpu")
+        sizes = torch.tensor(bucket.extents.size[Lane.ROW], dtype=torch.int64, device="cpu")
         lengths = torch.where(sizes > 0, lengths, 0)
         step = (UNIT // sizes.clamp(min=1)).clamp(min=1)
     else:

@@ -15,7 +15,7 @@ from thalweg.engine.codecs import Codec
 from thalweg.engine.graph import Lane, Node
 from thalweg.engine.ops import OPS
 from thalweg.engine.passes import Body, Branch, Program, Tree
-from thalweg.engine.scalars import LANES, SUM_BLOCK
+from thalweg.engine.sums import LANES, SUM_BLOCK
 
 BLOCK = 256
 """Elements computed together: local arrays of this size stay in the first cache."""
@@ -266,7 +266,7 @@ class BodyWriter:
             if s in self.body.loads:
                 word = (codec.c_decode or "{0}").format(f"w_{i}[at + i]")
                 lines.append(f"for (int i = 0; i < m; i++) b_{i}[i] = (real){word};")
-        width = len(self.program.row_columns)
+        width = len(self.program.vectors)
         for c in self._row_columns():
             lines += [
                 f"real r_{c}[BLOCK];",
@@ -282,7 +282,7 @@ class BodyWriter:
         used = {id(a) for n in self.body.nodes for a in n.args} | {
             id(n) for n in (*self.body.stores.values(), *self.body.reduced)
         }
-        return [i for i, c in enumerate(self.program.row_columns) if id(c) in used]
+        return [i for i, c in enumerate(self.program.vectors) if id(c) in used]
 
     def _compute(self) -> list[str]:
         lines = [f"real v{r}[BLOCK];" for r in range(len(self.body.reduced))]
@@ -314,7 +314,7 @@ class BodyWriter:
                 return self._local(name or kind)
             return self.names[id(node)]
         if node.lane == Lane.ROW:
-            text = f"r_{self.program.row_columns.index(node)}[i]"
+            text = f"r_{self.program.vectors.index(node)}[i]"
         else:
             text = f"s{self.program.columns.index(node)}"
         return f"({text} != 0)" if node.boolean else text

@@ -119,8 +119,12 @@ class Tables:
         begin = (torch.arange(len(tensor), device="cpu") - bounds[tensor]) * UNIT
         units = torch.stack([tensor, begin, torch.minimum(begin + UNIT, lengths[tensor])], 1)
         held = [bucket.params, *(bucket.slots[s] for s in bucket.kind.slots)]
-        columns = [bucket.row_size, bucket.row_base, *(map(Tensor.data_ptr, x) for x in held)]
-        self.units, self.rows = len(tensor), sum(bucket.row_count)
+        columns = [
+            bucket.extents.size[Lane.ROW],
+            bucket.extents.base[Lane.ROW],
+            *(map(Tensor.data_ptr, x) for x in held),
+        ]
+        self.units, self.rows = len(tensor), bucket.extents.total[Lane.ROW]
         self.shared: dict[str, Tensor] = {
             "tensors": self.put(list(zip(*columns, strict=True))),
             "units": units.to(self.device),
@@ -128,7 +132,7 @@ class Tables:
             "each": torch.arange(self.count, device=self.device),
         }
         if any(p.by_row for p in bucket.kind.programs):
-            self.shared["row_tensor"] = bucket.row_tensor
+            self.shared["row_tensor"] = bucket.extents.owner(Lane.ROW)
         self.row_of: Sequence[int] | None = None
         self.take_gradients()
 
@@ -199,8 +203,8 @@ class Pass:
             values = list(zip(*(numbers.host[c] for c in self.program.columns), strict=True))
             found["scalar_row"] = self.tables.row_index(numbers.row_of)
             found["scalars"] = upload(values, self.real, self.tables.device)
-        if self.program.row_columns:
-            rows = [numbers.device[c] for c in self.program.row_columns]
+        if self.program.vectors:
+            rows = [numbers.device[c] for c in self.program.vectors]
             found["row_values"] = torch.stack(rows, 1).to(self.real)
         return found
 

@@ -64,7 +64,7 @@ def arguments(program: Program) -> tuple[str, ...]:
         "grads": "grad" in program.loads,
         "scalar_row": bool(program.columns),
         "scalars": bool(program.columns),
-        "row_values": bool(program.row_columns),
+        "row_values": bool(program.vectors),
         "out": bool(program.reductions),
     }
     return tuple(name for name, is_wanted in wanted.items() if is_wanted)
@@ -157,7 +157,7 @@ class BodyWriter:
         used = {id(a) for n in body.nodes for a in n.args}
         used |= {id(n) for n in (*body.stores.values(), *body.reduced)}
         self.scalars = [i for i, c in enumerate(program.columns) if id(c) in used]
-        self.rows = [i for i, c in enumerate(program.row_columns) if id(c) in used]
+        self.rows = [i for i, c in enumerate(program.vectors) if id(c) in used]
         tables = {
             "tensor": True,
             "tl.load(grads + t)": "grad" in self.touched,
@@ -201,7 +201,7 @@ class BodyWriter:
                 return f"x{self._stream(name or kind)}"
             return self.names[id(node)]
         if node.lane == Lane.ROW:
-            text = f"r{self.program.row_columns.index(node)}"
+            text = f"r{self.program.vectors.index(node)}"
         else:
             text = f"s{self.program.columns.index(node)}"
         return f"({text} != 0)" if node.boolean else text
@@ -227,7 +227,7 @@ class BodyWriter:
         lines += [f"s{i} = tl.load(s + {i})" for i in self.scalars]
         if rows:
             lines.append("size = tl.load(tensor)")
-            lines.append(f"row_values += {len(self.program.row_columns)} * tl.load(tensor + 1)")
+            lines.append(f"row_values += {len(self.program.vectors)} * tl.load(tensor + 1)")
         kinds = list(enumerate(self.program.reductions)) if self.body.reduced else []
         lines += [f"sum{i} = tl.full((BLOCK,), {_START[n.op]}, tl.float64)" for i, n in kinds]
         lines += [f"whole = {self._whole()}", "for at in range(begin, whole, BLOCK):"]
@@ -259,7 +259,7 @@ class BodyWriter:
         lines += [f"x{i} = tl.load(p{i}{mask}){cast}" for i, cast in loads.items()]
         if self.rows:
             lines.append(
-                f"row = row_values + {len(self.program.row_columns)} * rows_from(at, size, lanes)"
+                f"row = row_values + {len(self.program.vectors)} * rows_from(at, size, lanes)"
             )
         lines += [f"r{i} = tl.load(row + {i}{mask})" for i in self.rows]
         out = [f"y{i}" for i in range(len(self.body.stores) + len(self.body.reduced))]
