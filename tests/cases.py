@@ -30,8 +30,12 @@ RULES: dict[str, tuple[type[thalweg.Optimizer], dict[str, Any]]] = {
         {"lr": 0.01, "weight_decay": 0.01, "decoupled_weight_decay": True},
     ),
     "lion": (thalweg.Lion, {"lr": 0.01, "weight_decay": 0.1}),
+    "adafactor": (thalweg.Adafactor, {"lr": 0.01, "weight_decay": 0.1}),
     "ranger": (thalweg.Ranger, {"lr": 0.01, "k": 3, "weight_decay": 0.1}),
 }
+
+CONTIGUOUS = ("adafactor",)
+"""Rules that sum over lines and columns: no kernel takes them where lines are no stretches of storage."""
 
 OPTIONS: dict[str, Callable[[], o.Option]] = {
     "l2": lambda: o.Decay("l2"),

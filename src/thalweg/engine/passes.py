@@ -118,6 +118,10 @@ class Program:
         """Numbers that it needs per row, matrix, line or column."""
         return _unique(n for n in self._outside() if n.lane in VECTORS)
 
+    def along(self, lane: Lane) -> tuple[Node, ...]:
+        """Those of a lane."""
+        return tuple(n for n in self.vectors if n.lane == lane)
+
     @property
     def lanes(self) -> frozenset[Lane]:
         """By what, smaller than tensors, it goes or reads numbers."""
