@@ -245,10 +245,12 @@ def arithmetic(g, signs, roots, bounded):
     return kept, ops.sign(g), -ops.sqrt(ops.abs(g)), ops.clamp(g, -2.0, 2.0)
 
 
-@rule(slots=(Slot("raised"), Slot("logged")), name="triton_functions")
-def functions(g, raised, logged):
+@rule(
+    slots=(Slot("raised"), Slot("logged"), Slot("turned"), Slot("other")), name="triton_functions"
+)
+def functions(g, raised, logged, turned, other, *, p):
     """Functions that are a few ulps off anywhere."""
-    return g, ops.exp(g), ops.log(ops.abs(g))
+    return g, ops.exp(g), ops.log(ops.abs(g)), ops.atan2(g, p), ops.atan2(p, other - g)
 
 
 @rule(scalars=(Scalar("top", 0.0),), name="triton_largest")

@@ -2,6 +2,7 @@
 
 from thalweg.engine.ops import (
     abs,
+    atan2,
     clamp,
     count,
     exp,
@@ -21,6 +22,6 @@ from thalweg.engine.ops import (
 )
 
 __all__ = [
-    "abs", "clamp", "count", "exp", "floor", "isfinite", "lerp", "log", "max", "maximum", "mean", "minimum",
-    "norm", "sign", "sqrt", "sum", "where",
+    "abs", "atan2", "clamp", "count", "exp", "floor", "isfinite", "lerp", "log", "max", "maximum", "mean",
+    "minimum", "norm", "sign", "sqrt", "sum", "where",
 ]  # fmt: skip

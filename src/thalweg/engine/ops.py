@@ -134,6 +134,10 @@ _ROWS = (
         "log", 1, torch.log, _quiet(math.log, -math.inf, math.nan),
         "R(log)({0})", "tl.log({0}.to(tl.float64)).to({0}.dtype)", "_foreach_log", ulps=2,
     ),
+    Op(
+        "atan2", 2, torch.atan2, math.atan2,
+        "R(atan2)({0}, {1})", "angle({0}, {1})", ulps=2,
+    ),
     Op("floor", 1, torch.floor, _scalar_floor, "R(floor)({0})", "tl.floor({0})", "_foreach_floor"),
     Op(
         "sign", 1, torch.sign, lambda a: float((a > 0) - (a < 0)),
@@ -331,6 +335,11 @@ def log(x: T) -> T:
     return apply("log", x)  # type: ignore[no-any-return]
 
 
+def atan2(y: Any, x: Any) -> Any:
+    """The angle of (x, y), from -pi to pi, within 2 ulps: y / x that is bounded, and 0 where both are 0."""
+    return apply("atan2", y, x)
+
+
 def floor(x: T) -> T:
     """The largest integer not above x."""
     return apply("floor", x)  # type: ignore[no-any-return]
@@ -440,6 +449,6 @@ def _reduce(op: str, x: Any, over: Over) -> Any:
 
 
 VOCABULARY = (
-    "sqrt", "exp", "log", "floor", "abs", "sign", "maximum", "minimum", "isfinite", "where", "lerp",
+    "sqrt", "exp", "log", "atan2", "floor", "abs", "sign", "maximum", "minimum", "isfinite", "where", "lerp",
     "clamp", "sum", "max", "norm", "mean", "count",
 )  # fmt: skip

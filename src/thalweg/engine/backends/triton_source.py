@@ -46,6 +46,33 @@ def larger(a, b):
 def largest(x):
     some = tl.sum((x != x).to(tl.int32)) > 0
     return tl.where(some, float("nan"), tl.max(x))"""
+_ANGLE = """\
+@triton.jit
+def angle(y, x):
+    # atan2 in float64: |atan| at a quarter c near the ratio r, plus a series in (r - c) / (1 + r c), which is
+    # at most 1/8.
+    real = y.dtype
+    y, x = y.to(tl.float64), x.to(tl.float64)
+    up, right = tl.abs(y), tl.abs(x)
+    small, large = tl.minimum(up, right), tl.maximum(up, right)
+    one = tl.full((), 1.0, tl.float64)
+    r = tl.where(large == 0, 0 * one, tl.where(small == large, one, small / large))
+    near = tl.floor(r * 4.0 + 0.5)
+    z = (r - near * 0.25) / (1.0 + r * near * 0.25)
+    w = -z * z
+    a = one / 19
+    for k in tl.static_range(9):
+        a = one / (17 - 2 * k) + w * a
+    a *= z
+    a += tl.where(near == 1, tl.full((), {quarters[0]!r}, tl.float64), 0 * one)
+    a += tl.where(near == 2, tl.full((), {quarters[1]!r}, tl.float64), 0 * one)
+    a += tl.where(near == 3, tl.full((), {quarters[2]!r}, tl.float64), 0 * one)
+    a += tl.where(near == 4, tl.full((), {quarters[3]!r}, tl.float64), 0 * one)
+    pi = tl.full((), {pi!r}, tl.float64)
+    a = tl.where(up > right, pi / 2 - a, a)
+    a = tl.where((x < 0) | ((x == 0) & (one / x < 0)), pi - a, a)
+    a = tl.where((y < 0) | ((y == 0) & (one / y < 0)), -a, a)
+    return tl.where(y != y, y, tl.where(x != x, x, a)).to(real)"""
 _ROWS = """\
 @triton.jit
 def rows_from(at, size, lanes):
@@ -93,6 +120,7 @@ class Writer:
         every = {
             " div(": _DIV.format(text="a / b" if double else "tl.div_rn(a, b)"),
             " root(": _ROOT.format(text="tl.sqrt(x)" if double else "tl.sqrt_rn(x)"),
+            " angle(": _ANGLE.format(pi=math.pi, quarters=[math.atan(k / 4) for k in (1, 2, 3, 4)]),
             " larger(": _LARGER,
             " rows_from(": _ROWS,
         }
