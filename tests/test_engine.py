@@ -190,7 +190,7 @@ def test_the_reducing_rule_against_float64() -> None:
 @pytest.mark.parametrize("n", [0, 1, 15, 16, 17, 4095, 4096, 4097, 3 * 4096 + 5, 70000])
 def test_block_sums_have_the_stated_order(n: int) -> None:
     """Once more, element by element: 16 lanes a block of 4096, halves, then neighbours."""
-    x = torch.randn(n, generator=torch.Generator().manual_seed(n)) * 1e3
+    x = torch.randn(n, generator=torch.Generator().manual_seed(n), dtype=torch.float64)
     blocks = []
     for start in range(0, n, 4096):
         lanes = [0.0] * 16

@@ -105,8 +105,6 @@ class Family:
             return "rows"
         flat = is_dense(p) and (Lane.ROW not in self.lanes or rows_are_outermost(p))
         flat = flat and (self.lanes <= {Lane.ROW} or lines_are_innermost(p))
-        if flat and not self.lanes <= {Lane.ROW}:
-            return "matrices"
         return "dense" if flat else "strided"
 
 

@@ -16,7 +16,6 @@ from thalweg.engine.graph import Lane, Node
 
 LAYOUTS: Mapping[str, str] = {
     "strided": "the parameter has holes in its storage, or its rows or lines are not stretches of it",
-    "matrices": "sums over lines or columns have no kernel here",
     "rows": "the gradient is sparse",
     "differentiable": "differentiable=True",
 }

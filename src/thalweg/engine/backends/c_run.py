@@ -49,7 +49,7 @@ def why_not(layout: str, device: torch.device) -> str | None:
     """Why this backend cannot run such a bucket, or None."""
     if device.type != "cpu":
         return f"it runs on the CPU, and the parameters are on {device.type}"
-    if layout not in ("dense", "matrices"):
+    if layout != "dense":
         return LAYOUTS[layout]
     return toolchain.unavailable()
 
