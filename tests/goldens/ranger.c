@@ -171,8 +171,8 @@ static void body_1_0(const Table *T, i64 t, i64 origin, i64 begin, i64 end, cons
     real r_0[BLOCK];
     for (i64 i = 0, row = at / T->row_size[t]; i < m; row++) {
       const real value = T->row_values[(T->row_base[t] + row) * 1 + 0];
-      const i64 stop = (row + 1) * T->row_size[t] - at;
-      for (; i < stop && i < m; i++) r_0[i] = value;
+      const i64 next = (row + 1) * T->row_size[t] - at, stop = next < m ? next : m;
+      for (; i < stop; i++) r_0[i] = value;
     }
     for (int i = 0; i < m; i++) {
       const real x4 = w_4[at + i];
@@ -227,8 +227,8 @@ static void body_1_1(const Table *T, i64 t, i64 origin, i64 begin, i64 end, cons
     real r_0[BLOCK];
     for (i64 i = 0, row = at / T->row_size[t]; i < m; row++) {
       const real value = T->row_values[(T->row_base[t] + row) * 1 + 0];
-      const i64 stop = (row + 1) * T->row_size[t] - at;
-      for (; i < stop && i < m; i++) r_0[i] = value;
+      const i64 next = (row + 1) * T->row_size[t] - at, stop = next < m ? next : m;
+      for (; i < stop; i++) r_0[i] = value;
     }
     for (int i = 0; i < m; i++) {
       const real x4 = w_4[at + i];
@@ -278,8 +278,8 @@ static void body_1_2(const Table *T, i64 t, i64 origin, i64 begin, i64 end, cons
     real r_0[BLOCK];
     for (i64 i = 0, row = at / T->row_size[t]; i < m; row++) {
       const real value = T->row_values[(T->row_base[t] + row) * 1 + 0];
-      const i64 stop = (row + 1) * T->row_size[t] - at;
-      for (; i < stop && i < m; i++) r_0[i] = value;
+      const i64 next = (row + 1) * T->row_size[t] - at, stop = next < m ? next : m;
+      for (; i < stop; i++) r_0[i] = value;
     }
     for (int i = 0; i < m; i++) {
       const real x2 = w_2[at + i];
@@ -325,8 +325,8 @@ static void body_1_3(const Table *T, i64 t, i64 origin, i64 begin, i64 end, cons
     real r_0[BLOCK];
     for (i64 i = 0, row = at / T->row_size[t]; i < m; row++) {
       const real value = T->row_values[(T->row_base[t] + row) * 1 + 0];
-      const i64 stop = (row + 1) * T->row_size[t] - at;
-      for (; i < stop && i < m; i++) r_0[i] = value;
+      const i64 next = (row + 1) * T->row_size[t] - at, stop = next < m ? next : m;
+      for (; i < stop; i++) r_0[i] = value;
     }
     for (int i = 0; i < m; i++) {
       const real x2 = w_2[at + i];

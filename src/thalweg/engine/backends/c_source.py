@@ -366,8 +366,8 @@ class BodyWriter:
         return [
             f"for (i64 i = 0, row = at / T->{lane}_size[t]; i < m; row++) {{",
             f"  const real value = T->{lane}_values[(T->{lane}_base[t] + row) {entry}];",
-            f"  const i64 stop = (row + 1) * T->{lane}_size[t] - at;",
-            f"  for (; i < stop && i < m; i++) r_{c}[i] = value;",
+            f"  const i64 next = (row + 1) * T->{lane}_size[t] - at, stop = next < m ? next : m;",
+            f"  for (; i < stop; i++) r_{c}[i] = value;",
             "}",
         ]
 
@@ -382,7 +382,8 @@ class BodyWriter:
             "  i64 next = (at / all + 1) * all - at; /* where the next matrix begins */",
             "  for (i64 i = 0, j = at % n; i < m; j = 0) {",
             f"    if (i == next) value += n * {width}, next += all;",
-            f"    for (; j < n && i < m; i++, j++) r_{c}[i] = value[j * {width}];",
+            "    const i64 ahead = j - i, stop = n - ahead < m ? n - ahead : m;",
+            f"    for (; i < stop; i++) r_{c}[i] = value[(i + ahead) * {width}];",
             "  }",
             "}",
         ]
