@@ -303,6 +303,18 @@ def sum_of_numel(state):
     return torch.tensor([x.numel() for x in state.values()]).sum()
 
 
+def test_explain_names_what_is_kept_per_line_and_column():
+    said = after("fused", 1, shapes=((5, 7),)).explain()
+    assert "velocity f32, line per line, column per column, tops per column" in said
+
+
+def test_a_default_of_none_says_what_it_stands_for():
+    with pytest.raises(DeclarationError, match="default None, without none="):
+        thalweg.Hyper("eps", None)
+    with pytest.raises(ValueError, match=r"epsilon1 should be >= 0 but is: 'x'.*typical: None"):
+        thalweg.Adafactor([torch.nn.Parameter(torch.ones(1))], eps=("x", 1e-3))
+
+
 def test_adafactors_epsilon_is_each_dtypes_own():
     """None is the machine epsilon of the parameter: with a gradient of zero squares it bounds the root."""
     found = []

@@ -75,7 +75,7 @@ class Extents:
         if lane not in self._owner:
             counts = torch.tensor(self.count[lane], device=self.device)
             each = torch.arange(len(self.shapes), device=self.device)
-            self._owner[lane] = torch.repeat_interleave(each, counts)
+            self._owner[lane] = torch.repeat_interleave(each, counts, output_size=self.total[lane])
         return self._owner[lane]
 
     def matrix(self, lane: Lane) -> Tensor:
@@ -86,7 +86,7 @@ class Extents:
             )
             counts = of_tensor[self.owner(Lane.MATRIX)]
             each = torch.arange(self.total[Lane.MATRIX], device=self.device)
-            self._matrix[lane] = torch.repeat_interleave(each, counts)
+            self._matrix[lane] = torch.repeat_interleave(each, counts, output_size=self.total[lane])
         return self._matrix[lane]
 
     def lift(self, x: Tensor, source: Lane, target: Lane) -> Tensor:

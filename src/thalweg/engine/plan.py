@@ -136,8 +136,12 @@ class BucketRun:
         extents, lane = self.bucket.extents, self.kind.graph.vectors[name]
         x = self._per_tensor(self.host[node]) if node.lane == Lane.HOST else numbers.device[node]
         x = extents.lift(x, node.lane, lane).expand(extents.total[lane])
-        for slot, part in zip(self.bucket.slots[name], extents.parts_of(x, lane), strict=True):
-            slot.view(-1).copy_(part)
+        slots = [slot.view(-1) for slot in self.bucket.slots[name]]
+        if self.kind.layout == "differentiable":
+            for slot, part in zip(slots, extents.parts_of(x, lane), strict=True):
+                slot.copy_(part)
+        else:
+            torch._foreach_copy_(slots, list(extents.parts_of(x, lane)))
 
     def _count(self) -> None:
         """Count the step, and keep the rows if all counts went up together."""
