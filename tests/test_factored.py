@@ -127,6 +127,36 @@ def test_column_sums_have_the_stated_order(lines):
         assert not torch.equal(column_sums(x), block_sums(x.t().contiguous()))
 
 
+@rule(slots=(Slot("lines", over=-1), Slot("columns", over=-2)), name="factored_sums")
+def sums(g, lines, columns):
+    return g, sum(g, over=-1), sum(g, over=-2)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_every_backend_sums_in_that_order(backend):
+    """In float64, where another order gives other bits: many blocks of lines, lines of many blocks."""
+    for shape in ((64 * 11 + 5, 19), (2, 64 * 3, 3), (3, 5 * 4096 + 7)):
+        p = torch.nn.Parameter(torch.zeros(shape, dtype=torch.float64))
+        p.grad = torch.randn(shape, dtype=torch.float64)
+        optimizer = Optimizer([p], rule=sums, **BACKENDS[backend])
+        optimizer.step()
+        state = optimizer.state[p]
+        assert torch.equal(state["lines"].squeeze(-1), block_sums(p.grad))
+        assert torch.equal(state["columns"].squeeze(-2), column_sums(p.grad))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_slot_that_is_replaced_may_have_holes(backend):
+    found = []
+    for made in (lambda x: x, lambda x: torch.cat([x, x], -1)[..., :7]):
+        optimizer = after(backend, 2, shapes=((3, 5, 7),))
+        (p,) = optimizer.param_groups[0]["params"]
+        optimizer.state[p]["column"] = made(optimizer.state[p]["column"] + 1.0)
+        run(optimizer, [p], 2, start=2)
+        found.append(everything(optimizer))
+    assert_same_bits(*found)
+
+
 def test_a_slot_has_one_element_in_its_dimension():
     optimizer = after("fused", 1)
     for p in optimizer.param_groups[0]["params"]:

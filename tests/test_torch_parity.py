@@ -119,6 +119,14 @@ def test_comparer_sees_swapped_betas_or_lost_momentum(cls):
 # --- checkpoints ----------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_adafactors_relative_step_falls_with_the_root_of_t(backend):
+    """With an lr of one the step is 1 / sqrt(t), which smaller ones do not reach in fifty steps."""
+    trajectory = hard(lr=(1.0, 0.5), weight_decay=(0.0, 0.0))
+    mine = walk(ours("adafactor", **BACKENDS[backend]), trajectory)
+    assert_same_path(mine, walk(theirs("adafactor"), trajectory), trajectory, 1e-12)
+
+
 @pytest.mark.parametrize("dtype", RELATIVE, ids=str)
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", CASES)
