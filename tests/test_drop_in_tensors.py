@@ -21,7 +21,7 @@ from trajectories import assert_same_bits, snapshot, through_bytes
 
 every_subject = pytest.mark.parametrize("name", SUBJECTS)
 every_backend = pytest.mark.parametrize("backend", BACKENDS)
-ELEMENTWISE = [n for n in PLAIN if n != "ranger"]
+ELEMENTWISE = [n for n in PLAIN if n not in ("ranger", "adafactor")]
 ANY_SHAPE = [n for n in ELEMENTWISE if n not in ("lars", "lamb")]  # those leave vectors out
 
 
@@ -212,7 +212,8 @@ def test_data_of_another_shape_or_other_strides_at_the_same_address(name, backen
     for p in params:  # half the rows, as a pruning does; state follows
         p.grad = None
         optimizer.state[p] = {
-            k: v[:2].clone() if v.shape == p.shape else v for k, v in optimizer.state[p].items()
+            k: v[:2].clone() if v.shape[:1] == p.shape[:1] else v
+            for k, v in optimizer.state[p].items()
         }
         p.data = p.data[:2]
     others = clones(params)
