@@ -189,6 +189,8 @@ class Preparation:
         key = (family.graph, owners, dtypes, p.device, layout, *flags.values())
         if key not in self.kinds:
             try:
+                if flags["use_fused"]:
+                    choice.check_fusable(p.dtype, p.device)
                 codecs = dict(
                     zip(("param", "grad", *state.slots), map(codec_of, dtypes), strict=True)
                 )
