@@ -5,7 +5,7 @@ from thalweg.catalogue import create_optimizer, list_optimizers
 from thalweg.engine.optimizer import Optimizer
 from thalweg.engine.option import Option, option
 from thalweg.engine.rule import Hyper, Rule, Scalar, Slot, Switch, nonzero, rule
-from thalweg.optim import SGD, Adam, AdamW, Lion, RAdam, Ranger
+from thalweg.optim import SGD, Adam, AdamW, Lion, Muon, MuonAdamW, RAdam, Ranger
 
 __version__ = "0.1.0"
 
@@ -14,6 +14,8 @@ __all__ = [
     "Adam",
     "AdamW",
     "Lion",
+    "Muon",
+    "MuonAdamW",
     "RAdam",
     "Ranger",
     "Optimizer",

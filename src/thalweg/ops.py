@@ -9,6 +9,7 @@ from thalweg.engine.ops import (
     isfinite,
     lerp,
     log,
+    matrix,
     max,
     maximum,
     mean,
@@ -21,6 +22,6 @@ from thalweg.engine.ops import (
 )
 
 __all__ = [
-    "abs", "clamp", "count", "exp", "floor", "isfinite", "lerp", "log", "max", "maximum", "mean", "minimum",
-    "norm", "sign", "sqrt", "sum", "where",
+    "abs", "clamp", "count", "exp", "floor", "isfinite", "lerp", "log", "matrix", "max", "maximum", "mean",
+    "minimum", "norm", "sign", "sqrt", "sum", "where",
 ]  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -108,7 +109,8 @@ def check_numbers(title: str, group: Group, where: str) -> None:
         for h in owner.hypers if label else (LR, *owner.hypers):
             if h.derived:
                 continue
-            complaint = h.complaint(number(group, hyper_key(h, label)))
+            said = replace(h, says=resolved.rule.says.get(h.name, h.says))
+            complaint = said.complaint(number(group, hyper_key(h, label)))
             if complaint:
                 raise ArgumentError(
                     f"{complaint}. {title} needs {h.range}{where}; typical: {h.default:g}."

@@ -26,7 +26,7 @@ from thalweg.engine.backends.choice import check_fusable
 from thalweg.engine.checkpoint import check_groups, loaded_state, merged_group
 from thalweg.engine.groups import graph_of, resolve
 from thalweg.engine.option import Option, check_options, find_option
-from thalweg.engine.plan import Plan
+from thalweg.engine.plan import Plan, Plans
 from thalweg.engine.prepare import Pending, Preparation, parameter_name
 from thalweg.engine.rule import Group, Rule
 from thalweg.engine.trace import hyper_key
@@ -76,6 +76,7 @@ class Optimizer(torch.optim.Optimizer):
     """
 
     _plan: Plan | None = None
+    _plans: Plans | None = None
     _averaging: bool = False
 
     def __new__(cls, *_: Any, **kwargs: Any) -> Optimizer:
@@ -144,7 +145,7 @@ class Optimizer(torch.optim.Optimizer):
         except Exception:
             self.param_groups.pop()
             raise
-        self._plan = None
+        self._plan = self._plans = None
 
     @staticmethod
     def _try_out(group: Group) -> None:
@@ -222,17 +223,19 @@ class Optimizer(torch.optim.Optimizer):
         return loss
 
     def _advance(self) -> None:
-        plan = self._plan
+        plans = self._plans or Plans()
         pending: Pending = []
-        self._plan = None  # whatever interrupts a step, the next one looks at everything anew
-        if plan is None or not plan.fits(self.param_groups, self.state):
+        self._plan = self._plans = None  # whatever interrupts a step, the next looks at all anew
+        plan = plans.find(self.param_groups, self.state)
+        if plan is None:
             plan, pending = Preparation(self.param_groups, self.state).plan()
+            plans.keep(plan, self.param_groups)
         plan.ready(self.param_groups)
         for p, entries in pending:
             self.state[p].update(entries)
         plan.settle(self.state)
         plan.run()
-        self._plan = plan
+        self._plan, self._plans = plan, plans
 
     # State ----------------------------------------------------------------------------------------
 
@@ -245,7 +248,8 @@ class Optimizer(torch.optim.Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._plan, self._averaging = None, False
+        self._plan = self._plans = None
+        self._averaging = False
         for group in self.param_groups:
             for key, value in self.defaults.items():
                 group.setdefault(key, value)

@@ -18,7 +18,7 @@ from thalweg.engine.graph import Lane, Node
 from thalweg.engine.groups import Resolved, as_float, number, resolve
 from thalweg.engine.rule import Group
 from thalweg.engine.scalars import DeviceScalars, HostScalars, tree_sum
-from thalweg.engine.tables import Bucket, Watch, same_objects
+from thalweg.engine.tables import Bucket, Watch, same_objects, with_gradient
 
 
 @dataclass(eq=False)
@@ -59,7 +59,8 @@ class BucketRun:
     @property
     def steps(self) -> Tensor | None:
         """The step counts, if the bucket keeps any."""
-        return self.bucket.vectors.get("step")
+        counts = self.bucket.scalars.get("step")
+        return None if counts is None else counts.read()
 
     def take(self, grads: list[Tensor], moved: bool) -> None:
         """Use these gradients in this step; those of another layout are copied to the parameter's."""
@@ -111,6 +112,8 @@ class BucketRun:
                     shares.append((node, x))
                 else:
                     self.known[node] = x
+            for m in self.kind.programs[index].matrices:
+                self.bucket.matrices[m.stream].apply(m.call)
         return shares
 
     def finish(self) -> None:
@@ -119,23 +122,23 @@ class BucketRun:
         count = len(self.row_of)
         for name, node in self.written.items():
             if node.lane != Lane.HOST:
-                self.bucket.vectors[name].copy_(numbers.device[node].expand(count))
+                self.bucket.scalars[name].write(numbers.device[node].expand(count))
             elif node.op != "input":  # the plain count is added below
                 values = [numbers.of(node, i) for i in range(count)]
-                vector = self.bucket.vectors[name]
-                vector.copy_(upload(values, torch.float64, vector.device))
+                scalars = self.bucket.scalars[name]
+                scalars.write(upload(values, torch.float64, scalars.vector.device))
         self._count()
         self.bucket.first = [False] * count
 
     def _count(self) -> None:
         """Count the step, and keep the rows if all counts went up together."""
-        steps, self.expected = self.steps, None
-        plainly = steps is not None and self.written["step"].op == "input"
-        if any(r.first for r in self.rows) or (steps is not None and not plainly):
+        counts, self.expected = self.bucket.scalars.get("step"), None
+        plainly = counts is not None and self.written["step"].op == "input"
+        if any(r.first for r in self.rows) or (counts is not None and not plainly):
             self.rows = []
-        if steps is not None and plainly:
-            steps.add_(1.0)
-            self.expected = steps.clone()
+        if counts is not None and plainly:
+            counts.increment()
+            self.expected = counts.read().clone()
             self.rows = [Row(r.group, r.t + 1.0, r.first) for r in self.rows]
 
     def _per_tensor(self, values: Sequence[float]) -> Tensor:
@@ -147,9 +150,9 @@ class BucketRun:
         kind, name = node.attr
         bucket, device = self.bucket, self.kind.device
         if kind == "t":
-            return bucket.vectors["step"].double() + 1.0
+            return bucket.scalars["step"].read().double() + 1.0
         if kind == "scalar":
-            return bucket.vectors[name].double()
+            return bucket.scalars[name].read().double()
         if kind == "count":
             counts = {"tensor": bucket.numel, "row": bucket.row_size, "all": [self.total]}[name]
             return upload(counts, torch.float64, device)
@@ -266,6 +269,38 @@ class Plan:
         for r in self.runs:
             r.finish()
             r.bucket.grads.clear()  # gradients are not ours to keep alive
+
+
+class Plans:
+    """An optimizer's plans: one for each set of parameters with a gradient that it met of late.
+
+    With experts that are chosen, or layers that are dropped, the set is another one in most steps.
+    """
+
+    LIMIT = 8
+
+    def __init__(self) -> None:
+        self.last: Plan | None = None
+        self.by_set: dict[bytes, Plan] = {}
+
+    def find(self, groups: Sequence[Group], state: Mapping[Tensor, Any]) -> Plan | None:
+        """The plan that fits, with this step's gradients taken."""
+        if self.last is None or self.last.fits(groups, state):
+            return self.last
+        found = self.by_set.get(with_gradient(groups))
+        if found is not None and (found is self.last or not found.fits(groups, state)):
+            self.by_set.clear()  # it is not the set that changed: no plan is worth keeping
+            return None
+        self.last = found
+        return found
+
+    def keep(self, plan: Plan, groups: Sequence[Group]) -> None:
+        """Remember a new plan, and forget the oldest of too many."""
+        self.last = plan
+        if plan.watch.takes_any:
+            self.by_set[with_gradient(groups)] = plan
+        if len(self.by_set) > self.LIMIT:
+            del self.by_set[next(iter(self.by_set))]
 
 
 def _join(shares: list[Share]) -> list[BucketRun]:

@@ -274,6 +274,7 @@ class Rule(Declared):
         refuses_sparse: The sentence where it may not; torch's own where torch has one.
         decay: The style that `weight_decay` has where the user does not choose one.
         check: Looks at a group's numbers together and returns a complaint or None.
+        says: Sentences to begin errors with about numbers that every optimizer has: "lr", "weight_decay".
     """
 
     function: Callable[..., Any] = field(default=lambda g: g)
@@ -281,6 +282,7 @@ class Rule(Declared):
     refuses_sparse: str = ""
     decay: str = "decoupled"
     check: Callable[[Mapping[str, Any]], str | None] | None = None
+    says: Mapping[str, str] = field(default_factory=dict)
     asks: frozenset[str] = frozenset()
     key: str = ""
     """Under which it is registered: its name, and from the second declaration on also which one it is."""
@@ -350,6 +352,7 @@ def rule(
     refuses_sparse: str = ...,
     decay: str = ...,
     check: Callable[[Mapping[str, Any]], str | None] | None = ...,
+    says: Mapping[str, str] | None = ...,
 ) -> Callable[[Callable[..., Any]], Rule]: ...
 
 
@@ -367,6 +370,7 @@ def rule(
     refuses_sparse: str = "",
     decay: str = "decoupled",
     check: Callable[[Mapping[str, Any]], str | None] | None = None,
+    says: Mapping[str, str] | None = None,
 ) -> Rule | Callable[[Callable[..., Any]], Rule]:
     """Declare an update rule.
 
@@ -386,6 +390,7 @@ def rule(
         refuses_sparse: The sentence where it may not.
         decay: "decoupled" or "l2": what `weight_decay` means where the user does not choose a style.
         check: Looks at a group's numbers together and returns a complaint or None.
+        says: Sentences to begin errors with about "lr" and "weight_decay", where torch has its own.
 
     Raises:
         DeclarationError: The function's signature disagrees with the declaration.
@@ -404,6 +409,7 @@ def rule(
             refuses_sparse,
             decay,
             check,
+            says or {},
         )
         new._check_names()
         for taken in RESERVED.intersection([*new.names(), *(h.place()[0] for h in hypers)]):

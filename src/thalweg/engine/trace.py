@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from thalweg.engine.graph import Builder, Graph, Lane, Node, topological
-from thalweg.engine.ops import REDUCTIONS, Traced, where
+from thalweg.engine.ops import REDUCTIONS, MatrixCall, Traced, where
 from thalweg.engine.option import OptionSpec, Stage, Station, stages_of
 from thalweg.engine.rule import Declared, Hyper, Rule, Slot
 from thalweg.errors import DeclarationError, ThalwegError, TraceError
@@ -75,6 +75,8 @@ class Tracer:
         """Record one operation."""
         if op in REDUCTIONS or op == "count":
             return self._reduce(op, *operands)
+        if op == "matrix":
+            return self._matrix(*operands)
         nodes = [self._node(op, x) for x in operands]
         self._check(op, nodes)
         if op == "pow" and max(n.lane for n in nodes) == Lane.ELEMENT:
@@ -151,6 +153,12 @@ class Tracer:
         self.reductions += over == "all"
         tag = f"{self.owner}.{self.reductions}" if over == "all" else ""
         return Value(self, self.builder.reduce(op, node, over, tag))
+
+    def _matrix(self, x: Any, call: MatrixCall) -> Value:
+        node = self._node("matrix", x)
+        if node.lane != Lane.ELEMENT or node.boolean:
+            raise TraceError(f"{self.owner}: matrix() works on elements, not on {node}")
+        return Value(self, self.builder.matrix(node, call))
 
     @contextmanager
     def owned_by(self, name: str) -> Iterator[None]:

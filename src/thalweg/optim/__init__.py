@@ -2,7 +2,8 @@
 
 from thalweg.optim.adam import Adam, AdamW
 from thalweg.optim.lion import Lion
+from thalweg.optim.muon import Muon, MuonAdamW
 from thalweg.optim.radam import RAdam, Ranger
 from thalweg.optim.sgd import SGD
 
-__all__ = ["SGD", "Adam", "AdamW", "Lion", "RAdam", "Ranger"]
+__all__ = ["SGD", "Adam", "AdamW", "Lion", "Muon", "MuonAdamW", "RAdam", "Ranger"]

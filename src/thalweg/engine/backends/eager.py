@@ -6,6 +6,7 @@ steps that autograd differentiates.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable
 
 import torch
@@ -48,6 +49,9 @@ class Eager:
         self.bucket = bucket
         self.kind = bucket.kind
         self.compute = bucket.kind.compute
+
+    def prefetch(self, addresses: array[int]) -> None:
+        """Nothing to gain beside the rest."""
 
     def take_gradients(self) -> None:
         """Nothing to note: gradients are read when they are needed."""
@@ -127,14 +131,7 @@ class Place:
         return self.touched.numel() * (2 if self.touched.is_complex() else 1)
 
     def _tensor(self, stream: str) -> Tensor:
-        b = self.bucket
-        return (
-            b.params[self.i]
-            if stream == "param"
-            else b.grads[self.i]
-            if stream == "grad"
-            else b.slots[stream][self.i]
-        )
+        return self.bucket.tensors(stream)[self.i]
 
     def load(self, stream: str) -> Tensor:
         """The words of a stream."""
