@@ -152,7 +152,9 @@ class BucketRun:
         if kind == "t":
             return bucket.scalars["step"].read().double() + 1.0
         if kind == "scalar":
-            return bucket.scalars[name].read().double()
+            x = bucket.scalars[name].read().double()
+            # What autograd saves of it must outlast the write at the end of the step.
+            return x.clone() if self.kind.layout == "differentiable" else x
         if kind == "count":
             counts = {"tensor": bucket.numel, "row": bucket.row_size, "all": [self.total]}[name]
             return upload(counts, torch.float64, device)

@@ -205,7 +205,11 @@ def elements_of_one(there: Sequence[Any], device: torch.device) -> Scalars | Non
 
 
 def scalar_views(values: Sequence[Any], device: torch.device) -> list[Tensor]:
-    """Numbers and 0-dim tensors as the elements of one new vector."""
+    """Numbers and 0-dim tensors as the elements of one new vector; where autograd is on, it sees them."""
     dtypes = [x.dtype for x in values if isinstance(x, Tensor) and x.is_floating_point()]
     dtype = dtypes[0] if dtypes else scalar_dtype()
-    return list(torch.tensor([float(x) for x in values], dtype=dtype, device=device).unbind())
+    if not torch.is_grad_enabled():
+        return list(torch.tensor([float(x) for x in values], dtype=dtype, device=device).unbind())
+    every = [torch.as_tensor(x, dtype=dtype, device=device).reshape(()) for x in values]
+    vector = torch.stack(every)
+    return [vector[i] for i in range(len(every))]  # autograd follows no write below unbind's views
