@@ -30,6 +30,7 @@ RULES: dict[str, tuple[type[thalweg.Optimizer], dict[str, Any]]] = {
         {"lr": 0.01, "weight_decay": 0.01, "decoupled_weight_decay": True},
     ),
     "lion": (thalweg.Lion, {"lr": 0.01, "weight_decay": 0.1}),
+    "prodigy": (thalweg.Prodigy, {"lr": 1.0, "d0": 1e-3, "weight_decay": 0.1}),
     "ranger": (thalweg.Ranger, {"lr": 0.01, "k": 3, "weight_decay": 0.1}),
 }
 

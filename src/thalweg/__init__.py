@@ -5,7 +5,7 @@ from thalweg.catalogue import create_optimizer, list_optimizers
 from thalweg.engine.optimizer import Optimizer
 from thalweg.engine.option import Option, option
 from thalweg.engine.rule import Hyper, Rule, Scalar, Slot, Switch, nonzero, rule
-from thalweg.optim import SGD, Adam, AdamW, Lion, Muon, MuonAdamW, RAdam, Ranger
+from thalweg.optim import SGD, Adam, AdamW, Lion, Muon, MuonAdamW, Prodigy, RAdam, Ranger
 
 __version__ = "0.1.0"
 
@@ -16,6 +16,7 @@ __all__ = [
     "Lion",
     "Muon",
     "MuonAdamW",
+    "Prodigy",
     "RAdam",
     "Ranger",
     "Optimizer",

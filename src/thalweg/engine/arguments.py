@@ -12,7 +12,7 @@ from torch import Tensor
 from thalweg.engine.groups import number, resolve
 from thalweg.engine.option import OPTIONS, Option
 from thalweg.engine.rule import LATEST, Group, Hyper, Rule, Switch, find_rule
-from thalweg.engine.trace import hyper_key
+from thalweg.engine.trace import hyper_key, shared_scalars
 from thalweg.errors import ArgumentError, ArgumentTypeError, BackendError, suggest
 
 LR = Hyper("lr", 1e-3, low=0.0, says="Invalid learning rate")
@@ -77,12 +77,25 @@ def dissolved(chosen: Sequence[Option]) -> dict[str, Any]:
     return keys
 
 
-def taken_at_construction(group: Group) -> dict[str, Any]:
-    """What options derive from a group's own numbers when it is added."""
+def taken_at_construction(group: Group, others: Sequence[Group]) -> dict[str, Any]:
+    """What follows from a group's own numbers when it is added: options' keys, and scalars that it keeps.
+
+    Args:
+        group: The new one.
+        others: Those that are there; a scalar of the whole optimizer is what it is in them.
+    """
     found: dict[str, Any] = {}
-    for spec in resolve(group).specs:
+    resolved = resolve(group)
+    for spec in resolved.specs:
         if spec.at_construction is not None:
             found |= spec.at_construction(group)
+    for key, (owner, scalar) in shared_scalars(resolved.rule, resolved.specs).items():
+        start: Any = scalar.init
+        for h in owner.hypers:
+            if h.name == start:
+                start = number(group, hyper_key(h, "" if owner is resolved.rule else owner.name))
+        there = [g[key] for g in others if key in g] if scalar.scope == "optimizer" else []
+        found[key] = there[0] if there else start
     return found
 
 

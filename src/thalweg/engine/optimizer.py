@@ -137,7 +137,7 @@ class Optimizer(torch.optim.Optimizer):
         check_flags(full)
         check_numbers(title, full, where)
         self._check_shared(full)
-        for key, value in taken_at_construction(full).items():
+        for key, value in taken_at_construction(full, self.param_groups).items():
             group.setdefault(key, value)
         super().add_param_group(group)
         try:
@@ -234,7 +234,7 @@ class Optimizer(torch.optim.Optimizer):
         for p, entries in pending:
             self.state[p].update(entries)
         plan.settle(self.state)
-        plan.run()
+        plan.run(self.param_groups)
         self._plan, self._plans = plan, plans
 
     # State ----------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from thalweg.engine.groups import Resolved, as_float, number, resolve
 from thalweg.engine.rule import Group
 from thalweg.engine.scalars import DeviceScalars, HostScalars, tree_sum
 from thalweg.engine.tables import Bucket, Watch, same_objects, with_gradient
+from thalweg.engine.trace import shared_scalars
 
 
 @dataclass(eq=False)
@@ -44,6 +45,7 @@ class BucketRun:
         self.expected: Tensor | None = None
         self.position = 0
         graph = self.kind.graph
+        self.shared = shared_scalars(self.kind.rule, self.kind.specs)
         self.written = {n: x for n, x in graph.outputs.items() if n not in graph.streams}
         wanted = [[*p.columns, *p.row_columns] for p in self.kind.programs] + [
             [*self.written.values()]
@@ -116,12 +118,14 @@ class BucketRun:
                 self.bucket.matrices[m.stream].apply(m.call)
         return shares
 
-    def finish(self) -> None:
+    def finish(self, groups: Sequence[dict[str, Any]]) -> None:
         """Write the scalars."""
         numbers = self._numbers(-1)
         count = len(self.row_of)
         for name, node in self.written.items():
-            if node.lane != Lane.HOST:
+            if name in self.shared:
+                self._share(name, node, numbers, groups)
+            elif node.lane != Lane.HOST:
                 self.bucket.scalars[name].write(numbers.device[node].expand(count))
             elif node.op != "input":  # the plain count is added below
                 values = [numbers.of(node, i) for i in range(count)]
@@ -129,6 +133,18 @@ class BucketRun:
                 scalars.write(upload(values, torch.float64, scalars.vector.device))
         self._count()
         self.bucket.first = [False] * count
+
+    def _share(
+        self, name: str, node: Node, numbers: Numbers, groups: Sequence[dict[str, Any]]
+    ) -> None:
+        """Write a group's scalar into it, and an optimizer's into groups without gradients too."""
+        found = {g: numbers.of(node, i) for i, g in enumerate(self.bucket.groups)}
+        if self.shared[name][1].scope == "optimizer":
+            others = [i for i, g in enumerate(groups) if name in g]
+            found = dict.fromkeys(others, next(iter(found.values()))) | found
+        for g, x in found.items():
+            on_device = isinstance(x, Tensor) and x.device.type != "cpu"
+            groups[g][name] = torch.clone(cast("Tensor", x)) if on_device else float(x)
 
     def _count(self) -> None:
         """Count the step, and keep the rows if all counts went up together."""
@@ -252,7 +268,7 @@ class Plan:
         for r in self.runs:
             r.ready(groups)
 
-    def run(self) -> None:
+    def run(self, groups: Sequence[dict[str, Any]]) -> None:
         """Take the step.
 
         A bucket runs pass after pass; one that has added up its share of a sum over all tensors waits
@@ -269,7 +285,7 @@ class Plan:
             waiting = {r for found in shares.values() for r, _, _ in found}
             movers = [r for r in joined if r not in waiting]
         for r in self.runs:
-            r.finish()
+            r.finish(groups)
             r.bucket.grads.clear()  # gradients are not ours to keep alive
 
 

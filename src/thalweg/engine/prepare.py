@@ -37,7 +37,7 @@ from thalweg.engine.state import (
     slots_of,
 )
 from thalweg.engine.tables import Bucket, Kind, Watch
-from thalweg.engine.trace import FRESH, Setting
+from thalweg.engine.trace import FRESH, Setting, scalar_key
 from thalweg.errors import ArgumentError, BackendError, CompilerError, StepError
 
 Pending: TypeAlias = list[tuple[Tensor, dict[str, Any]]]
@@ -291,7 +291,7 @@ class Preparation:
                 at_home = key != "step" or "t" in kind.setting.on_device
                 device = kind.device if at_home else torch.device("cpu")
                 for e in draft.entries:
-                    start = float(e.state.is_new) if key == FRESH else scalar.init
+                    start = float(e.state.is_new) if key == FRESH else float(scalar.init)
                     wanted.setdefault((key, device), {})[e] = start
         for (key, device), starts in wanted.items():
             views = self._views(key, device, starts)
@@ -365,9 +365,10 @@ def _on_device(resolved: Resolved, group: Group, p: Tensor) -> frozenset[str]:
 def _scalars(kind: Kind) -> dict[str, Scalar]:
     """The per-parameter scalars that a kind keeps, by their key in the state."""
     declared = {
-        s.name if s.name == "step" or not label else f"{label}_{s.name}": s
+        scalar_key(s, label): s
         for label, owner in [("", kind.rule), *((spec.name, spec) for spec in kind.specs)]
         for s in owner.scalars
+        if not s.is_shared
     }
     declared |= {"step": Scalar("step"), FRESH: Scalar(FRESH)}
     return {key: s for key, s in declared.items() if key in kind.graph.outputs}

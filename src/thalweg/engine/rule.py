@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, overload
+from typing import Any, Literal, overload
 
 from torch import Tensor
 
@@ -45,10 +45,24 @@ class Slot:
 
 @dataclass(frozen=True, slots=True)
 class Scalar:
-    """A number per parameter that lives across steps, kept as a 0-dim tensor in `optimizer.state[p]`."""
+    """A number that lives across steps.
+
+    Args:
+        name: Its key: of a 0-dim tensor in `optimizer.state[p]`, or of a number in the group (an option's:
+            `<option>_<name>`).
+        init: A number; for one that is not a parameter's, also the name of a hyper.
+        scope: Whose it is. A "group"'s follows from numbers of the group and sums over all tensors. An
+            "optimizer"'s stands in every group alike: also where no parameter had a gradient.
+    """
 
     name: str
-    init: float = 0.0
+    init: float | str = 0.0
+    scope: Literal["parameter", "group", "optimizer"] = "parameter"
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether it stands in the group."""
+        return self.scope != "parameter"
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +222,18 @@ class Declared:
                     f"{self.name}: slot {slot.name!r} has init={slot.init!r}; it is a number or one of "
                     f"{', '.join(sorted(starts))}"
                 )
+        for s in self.scalars:
+            allowed = {h.name for h in self.hypers} if s.is_shared else set()
+            if s.scope not in ("parameter", "group", "optimizer"):
+                raise DeclarationError(
+                    f"{self.name}: scalar {s.name!r} has scope={s.scope!r}; allowed: 'parameter', 'group', "
+                    "'optimizer'"
+                )
+            if isinstance(s.init, str) and s.init not in allowed:
+                raise DeclarationError(
+                    f"{self.name}: scalar {s.name!r} has init={s.init!r}; it is a number, or where it is "
+                    "not a parameter's the name of a hyper"
+                )
         switches = {s.name for s in self.switches}
         for slot in self.slots:
             if slot.when is not None and slot.when not in switches:
@@ -275,6 +301,7 @@ class Rule(Declared):
         decay: The style that `weight_decay` has where the user does not choose one.
         check: Looks at a group's numbers together and returns a complaint or None.
         says: Sentences to begin errors with about numbers that every optimizer has: "lr", "weight_decay".
+        lr_scale: Name of a scalar that multiplies lr where decay uses it: a rule that finds its own rate.
     """
 
     function: Callable[..., Any] = field(default=lambda g: g)
@@ -283,6 +310,7 @@ class Rule(Declared):
     decay: str = "decoupled"
     check: Callable[[Mapping[str, Any]], str | None] | None = None
     says: Mapping[str, str] = field(default_factory=dict)
+    lr_scale: str | None = None
     asks: frozenset[str] = frozenset()
     key: str = ""
     """Under which it is registered: its name, and from the second declaration on also which one it is."""
@@ -353,6 +381,7 @@ def rule(
     decay: str = ...,
     check: Callable[[Mapping[str, Any]], str | None] | None = ...,
     says: Mapping[str, str] | None = ...,
+    lr_scale: str | None = ...,
 ) -> Callable[[Callable[..., Any]], Rule]: ...
 
 
@@ -371,6 +400,7 @@ def rule(
     decay: str = "decoupled",
     check: Callable[[Mapping[str, Any]], str | None] | None = None,
     says: Mapping[str, str] | None = None,
+    lr_scale: str | None = None,
 ) -> Rule | Callable[[Callable[..., Any]], Rule]:
     """Declare an update rule.
 
@@ -381,7 +411,7 @@ def rule(
     Args:
         function: The rule, where the decorator stands without parentheses.
         slots: Tensors that live across steps.
-        scalars: Numbers per parameter that live across steps; returned after the slots.
+        scalars: Numbers that live across steps; returned after the slots.
         hypers: Numbers of the group.
         switches: Python values it may test with `if`.
         paper: Authors, year, arXiv number, algorithm.
@@ -391,6 +421,7 @@ def rule(
         decay: "decoupled" or "l2": what `weight_decay` means where the user does not choose a style.
         check: Looks at a group's numbers together and returns a complaint or None.
         says: Sentences to begin errors with about "lr" and "weight_decay", where torch has its own.
+        lr_scale: Name of a scalar that multiplies lr where decay uses it.
 
     Raises:
         DeclarationError: The function's signature disagrees with the declaration.
@@ -410,6 +441,7 @@ def rule(
             decay,
             check,
             says or {},
+            lr_scale,
         )
         new._check_names()
         for taken in RESERVED.intersection([*new.names(), *(h.place()[0] for h in hypers)]):

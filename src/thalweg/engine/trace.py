@@ -6,7 +6,7 @@ kernel can compute, and its messages name its own insides.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +16,7 @@ import torch
 from thalweg.engine.graph import Builder, Graph, Lane, Node, topological
 from thalweg.engine.ops import REDUCTIONS, MatrixCall, Traced, where
 from thalweg.engine.option import OptionSpec, Stage, Station, stages_of
-from thalweg.engine.rule import Declared, Hyper, Rule, Slot
+from thalweg.engine.rule import Declared, Hyper, Rule, Scalar, Slot
 from thalweg.errors import DeclarationError, ThalwegError, TraceError
 
 FRESH = "fresh"
@@ -167,13 +167,18 @@ class Tracer:
         yield
         self.owner = ""
 
+    def scalar(self, scalar: Scalar, label: str) -> Value:
+        """A number that lives across steps, as it was before this one."""
+        kind = "hyper" if scalar.is_shared else "scalar"
+        return self.input(kind, scalar_key(scalar, label))
+
     def numbers(
         self, owner: Declared, asks: frozenset[str], label: str, **values: Any
     ) -> dict[str, Any]:
         """The keywords that a function asks for."""
         hypers = {h.name: h for h in owner.hypers}
         switches = {s.name for s in owner.switches}
-        scalars = {s.name for s in owner.scalars}
+        scalars = {s.name: s for s in owner.scalars}
         found = {}
         for name in asks:
             if name in values:
@@ -183,12 +188,28 @@ class Tracer:
             elif name in switches:
                 found[name] = self.setting.switches[label, name]
             elif name in scalars and name != "step":
-                found[name] = self.input("scalar", f"{label}_{name}" if label else name)
+                found[name] = self.scalar(scalars[name], label)
             else:
                 found[name] = self.input(
                     "hyper" if name == "lr" else name, "lr" if name == "lr" else ""
                 )
         return found
+
+
+def scalar_key(scalar: Scalar, label: str) -> str:
+    """A scalar's key in the state or the group; the step count is one for all."""
+    return f"{label}_{scalar.name}" if label and scalar.name != "step" else scalar.name
+
+
+def shared_scalars(rule: Rule, specs: Iterable[OptionSpec]) -> dict[str, tuple[Declared, Scalar]]:
+    """The scalars that stand in the group, by key, and who declares each."""
+    labelled: list[tuple[str, Declared]] = [("", rule), *((spec.name, spec) for spec in specs)]
+    return {
+        scalar_key(s, label): (owner, s)
+        for label, owner in labelled
+        for s in owner.scalars
+        if s.is_shared
+    }
 
 
 def hyper_key(hyper: Hyper, label: str) -> str:
@@ -229,9 +250,13 @@ class Weaver:
         g = self._stations("gradient", g)
         u, moved = self._rule(g)
         u = self._stations("direction", u, g=g)
-        step = u if "lr" in self.rule.asks else self.tracer.input("hyper", "lr") * u
-        apply = stages_of(self.specs, "apply")
-        p = self._stage(*apply[0], old, step)[0] if apply else old - step
+        lr = self.tracer.input("hyper", "lr")
+        for s in self.rule.scalars:
+            if s.name == self.rule.lr_scale:
+                lr = lr * self.tracer.scalar(s, "")
+        step = u if "lr" in self.rule.asks else lr * u
+        p, more = self._stage(*stages_of(self.specs, "apply")[0], old, step, lr=lr)
+        moved |= more
         moved["param"] = self._stations("after", p)
         self.outputs |= moved
         if self._counts_steps():
@@ -262,7 +287,7 @@ class Weaver:
         slots = [s.name for s in spec.slots] if stage.station in ("after", "apply") else []
         scalars = (
             tuple(s.name for s in spec.scalars if s.name != "step")
-            if stage.station in ("after", "gate")
+            if stage.station in ("apply", "after", "gate")
             else ()
         )
         return self._call(
@@ -352,6 +377,8 @@ class Weaver:
             return self.tracer.input("param")
         if name == "step":
             return self.tracer.input("t") - 1.0  # type: ignore[no-any-return]
+        if name in shared_scalars(self.rule, self.specs):
+            return self.tracer.input("hyper", name)
         is_slot = any(
             name in active_slots(owner, label, self.tracer.setting.switches)
             for owner, label in self._labelled()
@@ -360,6 +387,15 @@ class Weaver:
 
     def _labelled(self) -> list[tuple[Declared, str]]:
         return [(self.rule, ""), *((spec, spec.name) for spec in self.specs)]
+
+
+def _of_one_parameter(root: Node) -> Iterator[Node]:
+    """What below a scalar differs from parameter to parameter; a sum over all tensors does not."""
+    for node in topological([root], reductions_are_leaves=True):
+        if node.op in REDUCTIONS and node.attr[0] != "all":
+            yield node
+        if node.op == "input" and node.attr not in (("count", "all"),) and node.attr[0] != "hyper":
+            yield node
 
 
 def trace(rule: Rule, specs: tuple[OptionSpec, ...], setting: Setting) -> Graph:
@@ -379,6 +415,12 @@ def trace(rule: Rule, specs: tuple[OptionSpec, ...], setting: Setting) -> Graph:
         if name in scalars and not value.node.is_scalar:
             raise DeclarationError(
                 f"{rule.name}: scalar {name!r} comes out as one number per element; it must be one per tensor"
+            )
+    for name, (owner, s) in shared_scalars(rule, specs).items():
+        for node in _of_one_parameter(outputs[name].node):
+            raise DeclarationError(
+                f"{owner.name}: scalar {s.name!r} has scope={s.scope!r} and depends on {node}, which each "
+                "parameter has its own of; numbers of the group and sums over='all' are alike for all"
             )
     return Graph(
         {name: value.node for name, value in outputs.items()},
