@@ -153,13 +153,14 @@ class Preparation:
         _check_parameter(p, where)
         _check_gradient(grad, p, where)
         family = self._family(index, p)
+        rule = family.resolved.rule
         if p.is_complex() and family.needs_rows:
+            said = f"{rule.says['complex']}: " if "complex" in rule.says else ""
             raise StepError(
-                f"{where} is complex, and a row or a matrix would mix real and imaginary parts"
+                f"{said}{where} is complex, and a row or a matrix would mix real and imaginary parts"
             )
         if p.ndim < 2 and family.graph.matrices:
             raise StepError(f"{where} has shape {tuple(p.shape)}, and the update works on matrices")
-        rule = family.resolved.rule
         sparse = grad.layout != torch.strided
         if sparse and not rule.sparse:
             raise StepError(

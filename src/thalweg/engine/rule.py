@@ -300,7 +300,8 @@ class Rule(Declared):
         refuses_sparse: The sentence where it may not; torch's own where torch has one.
         decay: The style that `weight_decay` has where the user does not choose one.
         check: Looks at a group's numbers together and returns a complaint or None.
-        says: Sentences to begin errors with about numbers that every optimizer has: "lr", "weight_decay".
+        says: Sentences to begin errors with about what every optimizer has: "lr", "weight_decay", and
+            "complex" parameters where it takes none.
         lr_scale: Name of a scalar that multiplies lr where decay uses it: a rule that finds its own rate.
     """
 
@@ -420,7 +421,8 @@ def rule(
         refuses_sparse: The sentence where it may not.
         decay: "decoupled" or "l2": what `weight_decay` means where the user does not choose a style.
         check: Looks at a group's numbers together and returns a complaint or None.
-        says: Sentences to begin errors with about "lr" and "weight_decay", where torch has its own.
+        says: Sentences to begin errors with about "lr", "weight_decay" and "complex" parameters, where
+            torch has its own.
         lr_scale: Name of a scalar that multiplies lr where decay uses it.
 
     Raises:

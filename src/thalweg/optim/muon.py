@@ -67,6 +67,7 @@ def _check(group: Mapping[str, Any]) -> str | None:
     says={
         "lr": "Learning rate should be >= 0 but is",
         "weight_decay": "weight decay should be >= 0 but is",
+        "complex": "Muon does not support complex parameters",
     },
 )
 def muon(
