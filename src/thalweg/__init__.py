@@ -5,7 +5,21 @@ from thalweg.catalogue import create_optimizer, list_optimizers
 from thalweg.engine.optimizer import Optimizer
 from thalweg.engine.option import Option, option
 from thalweg.engine.rule import Hyper, Rule, Scalar, Slot, Switch, nonzero, rule
-from thalweg.optim import SGD, Adam, AdamW, Lion, Muon, MuonAdamW, Prodigy, RAdam, Ranger
+from thalweg.optim import (
+    SGD,
+    Adam,
+    AdamW,
+    AdamWScheduleFree,
+    Lion,
+    Muon,
+    MuonAdamW,
+    Prodigy,
+    RAdam,
+    RAdamScheduleFree,
+    Ranger,
+    SGDScheduleFree,
+    SparseAdam,
+)
 
 __version__ = "0.1.0"
 
@@ -18,6 +32,10 @@ __all__ = [
     "MuonAdamW",
     "Prodigy",
     "RAdam",
+    "AdamWScheduleFree",
+    "RAdamScheduleFree",
+    "SGDScheduleFree",
+    "SparseAdam",
     "Ranger",
     "Optimizer",
     "create_optimizer",

@@ -15,7 +15,7 @@ from thalweg.engine.option import OPTIONS, OptionSpec, find_option
 from thalweg.engine.passes import Program, split
 from thalweg.engine.rule import Declared, Group, Rule, Slot, find_rule
 from thalweg.engine.trace import Setting, active_slots, hyper_key, trace
-from thalweg.errors import StepError
+from thalweg.errors import StepError, TraceError
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,14 @@ def graph_of(resolved: Resolved, setting: Setting) -> tuple[Graph, tuple[Program
         setting.on_device,
     )
     if key not in _graphs:
-        graph = lower(trace(resolved.rule, resolved.specs, setting))
+        graph, again = (lower(trace(resolved.rule, resolved.specs, setting)) for _ in range(2))
+        if (
+            graph != again
+        ):  # a random number, or a counter, would be frozen as it was in the first trace
+            raise TraceError(
+                f"{resolved.rule.name} computes something else each time it is called: it is called once, "
+                "to be recorded, and may depend on its arguments alone"
+            )
         _graphs[key] = graph, split(graph)
     return _graphs[key]
 

@@ -22,6 +22,7 @@ from thalweg.engine.arguments import (
     taken_at_construction,
     unknown,
 )
+from thalweg.engine.averages import TRAINING, WEIGHTS, average_of
 from thalweg.engine.backends.choice import check_fusable
 from thalweg.engine.checkpoint import check_groups, loaded_state, merged_group
 from thalweg.engine.groups import graph_of, resolve
@@ -77,7 +78,6 @@ class Optimizer(torch.optim.Optimizer):
 
     _plan: Plan | None = None
     _plans: Plans | None = None
-    _averaging: bool = False
 
     def __new__(cls, *_: Any, **kwargs: Any) -> Optimizer:
         """Refuse unknown arguments with a suggestion before anything else looks at them."""
@@ -151,6 +151,12 @@ class Optimizer(torch.optim.Optimizer):
     def _try_out(group: Group) -> None:
         """Trace what the group will run, so that a broken rule is known before the first step."""
         resolved = resolve(group)
+        for name in group["options"]:
+            if name in resolved.rule.refuses:
+                raise ArgumentError(
+                    f"{resolved.rule.name} does not go with the option {name}: "
+                    f"{resolved.rule.refuses[name]}; leave one out"
+                )
         for p in {min(p.ndim, 2): p for p in group["params"]}.values():
             graph_of(resolved, resolved.setting(p, frozenset()))
         for p in group["params"] if group["fused"] else ():
@@ -214,10 +220,7 @@ class Optimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        if self._averaging:
-            raise StepError(
-                "step() inside averaged(): the parameters hold their averages; leave the with block first"
-            )
+        self._check_training("step()")
         with torch.set_grad_enabled(bool(self.defaults["differentiable"])):
             self._advance()
         return loss
@@ -239,29 +242,12 @@ class Optimizer(torch.optim.Optimizer):
 
     # State ----------------------------------------------------------------------------------------
 
-    def __getstate__(self) -> dict[str, Any]:
-        if self._averaging:
-            raise StepError(
-                "a copy inside averaged() would train on the averages; leave the with block first"
-            )
-        return super().__getstate__()
-
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._plan = self._plans = None
-        self._averaging = False
         for group in self.param_groups:
             for key, value in self.defaults.items():
                 group.setdefault(key, value)
-
-    def state_dict(self) -> dict[str, Any]:
-        """The state and the groups, as torch lays them out; plain values and tensors only."""
-        if self._averaging:
-            raise StepError(
-                "state_dict() inside averaged(): it would save the averages as weights; "
-                "leave the with block first"
-            )
-        return super().state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any], *, strict: bool = True) -> None:
         """Load a checkpoint of this optimizer, or of torch's of the same algorithm; everything is copied.
@@ -274,8 +260,7 @@ class Optimizer(torch.optim.Optimizer):
             CheckpointError: It is another rule's or has other options or shapes; nothing was changed.
             ValueError: It has other groups.
         """
-        if self._averaging:
-            raise StepError("load_state_dict() inside averaged(): leave the with block first")
+        self._check_training("load_state_dict()")
         checked: dict[str, Any] = {}
 
         def check(_: Any, given: dict[str, Any]) -> dict[str, Any]:
@@ -349,49 +334,59 @@ class Optimizer(torch.optim.Optimizer):
         ]
         return int(max(counts, default=0.0))
 
+    # Averages -------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def eval(self) -> None:
+        """Let the parameters hold their averages, until `train()`: values are copied, never pointers.
+
+        The weights stand aside in `state[p]["train_weights"]`, so that a checkpoint taken now goes on from
+        them. Without an option that averages, or if they hold them already, nothing happens.
+        """
+        for group in self.param_groups:
+            if not group.get(TRAINING, True):
+                continue
+            for p in group["params"]:
+                average = average_of(p, self.state.get(p, {}), group)
+                if average is not None:
+                    self.state[p][WEIGHTS] = p.detach().clone()
+                    p.copy_(average)
+                    group[TRAINING] = False
+
+    @torch.no_grad()
+    def train(self) -> None:
+        """Put the weights back where `eval()` put averages, bit for bit."""
+        for group in self.param_groups:
+            for p in group["params"]:
+                if WEIGHTS in self.state.get(p, {}):
+                    p.copy_(self.state[p].pop(WEIGHTS))
+            group.pop(TRAINING, None)
+
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """Within the block the parameters hold their averages: values are copied, never pointers.
-
-        The weights are kept aside and put back bit for bit; the averages are not written.
+        """Within the block the parameters hold their averages: `eval()`, and then `train()`.
 
         Raises:
             ArgumentError: No group has an option that averages.
-            StepError: It is already in such a block.
+            StepError: The parameters hold their averages already.
         """
-        if self._averaging:
-            raise StepError(
-                "averaged() inside averaged(): the parameters hold their averages already"
+        if not any(spec.averages for group in self.param_groups for spec in resolve(group).specs):
+            raise ArgumentError(
+                "averaged() needs an option that averages: options=[thalweg.options.Average(0.999)]"
             )
-        averages = {
-            p: self.state[p][key] for p, key in self._averages() if key in self.state.get(p, {})
-        }
-        kept = {p: p.detach().clone() for p in averages}
-        _copy(averages)
-        self._averaging = True
+        self._check_training("averaged()")
+        self.eval()
         try:
             yield
         finally:
-            _copy(kept)
-            self._averaging = False
+            self.train()
 
-    def _averages(self) -> list[tuple[Tensor, str]]:
-        found = []
-        for group in self.param_groups:
-            for spec in resolve(group).specs:
-                if spec.averages is not None:
-                    found += [(p, f"{spec.name}_{spec.averages}") for p in group["params"]]
-        if not found:
-            raise ArgumentError(
-                "averaged() needs an option that keeps averages: options=[thalweg.options.Average(0.999)]"
+    def _check_training(self, what: str) -> None:
+        if not all(group.get(TRAINING, True) for group in self.param_groups):
+            raise StepError(
+                f"{what} while the parameters hold their averages: call train(), or leave the averaged() "
+                "block, first"
             )
-        return found
-
-
-def _copy(values: dict[Tensor, Tensor]) -> None:
-    with torch.no_grad():
-        for p, value in values.items():
-            p.copy_(value)
 
 
 def _first_name(group: Group) -> str:

@@ -90,8 +90,10 @@ class Family:
         return bool(self.graph.matrices) or any(q.by_row or q.row_columns for q in self.programs)
 
     @cached_property
-    def touches_only_rows(self) -> bool:
-        """Whether rows without gradient stay as they are: p - f(g), and nothing else is kept."""
+    def takes_rows(self) -> bool:
+        """Whether rows without gradient stay as they are: by definition, or as p - f(g) and no slots."""
+        if self.resolved.rule.sparse == "rows":
+            return True
         out = self.graph.outputs["param"]
         if len(self.graph.outputs) != 1 or out.op != "sub" or out.args[0].attr != ("param", ""):
             return False
@@ -167,9 +169,15 @@ class Preparation:
                 f"{rule.refuses_sparse or f'{rule.name} does not support sparse gradients'}: {where} has "
                 f"a {str(grad.layout).removeprefix('torch.')} one; make it dense (sparse=False in its layer)"
             )
-        by_rows = (
-            sparse and grad.sparse_dim() == 1 and family.touches_only_rows and not p.is_complex()
-        )
+        if not sparse and rule.refuses_dense:
+            raise StepError(f"{rule.refuses_dense}: {where} has one")
+        by_rows = sparse and grad.sparse_dim() > 0 and family.takes_rows and not p.is_complex()
+        by_rows = by_rows and not family.needs_rows  # a row's sum is of all of it
+        if sparse and rule.sparse == "rows" and not by_rows:
+            raise StepError(
+                f"{where} has a sparse gradient that cannot be taken row by row: it is complex, has no "
+                "sparse dimension, or an option works on whole rows"
+            )
         in_place = by_rows or (not sparse and _in_place(grad, p))
         staged = None if in_place else torch.empty_like(p, dtype=grad.dtype)
         dense = grad.to_dense() if sparse and family.wanted else grad

@@ -19,7 +19,7 @@ ENGINE_NAMES = ("p", "t", "lr", "first")
 RESERVED = frozenset({
     "params", "param_names", "rule", "options", "state_dtype", "lr", "initial_lr", "weight_decay",
     "decay_style", "decay_cautious", "foreach", "fused", "maximize", "capturable", "differentiable",
-    "param", "grad", "fresh",
+    "param", "grad", "fresh", "train_mode", "train_weights",
 })  # fmt: skip
 """Keys of a group and of a state that are taken."""
 
@@ -296,22 +296,27 @@ class Rule(Declared):
 
     Args:
         function: (g, *slots, *, numbers) -> direction, or (direction, *slots, *scalars).
-        sparse: Whether it may run on the touched rows of a sparse gradient alone.
-        refuses_sparse: The sentence where it may not; torch's own where torch has one.
+        sparse: Whether it takes sparse gradients. True: with the numbers of dense ones, row by row where rows
+            without gradient stay as they are anyway. "rows": they stay as they are by definition.
+        refuses_sparse: The sentence where it does not; torch's own where torch has one.
+        refuses_dense: The sentence to refuse dense gradients with, if it does.
         decay: The style that `weight_decay` has where the user does not choose one.
         check: Looks at a group's numbers together and returns a complaint or None.
         says: Sentences to begin errors with about what every optimizer has: "lr", "weight_decay", and
             "complex" parameters where it takes none.
         lr_scale: Name of a scalar that multiplies lr where decay uses it: a rule that finds its own rate.
+        refuses: Names of options that do not go around it, and why; all others do.
     """
 
     function: Callable[..., Any] = field(default=lambda g: g)
-    sparse: bool = False
+    sparse: bool | Literal["rows"] = False
     refuses_sparse: str = ""
+    refuses_dense: str = ""
     decay: str = "decoupled"
     check: Callable[[Mapping[str, Any]], str | None] | None = None
     says: Mapping[str, str] = field(default_factory=dict)
     lr_scale: str | None = None
+    refuses: Mapping[str, str] = field(default_factory=dict)
     asks: frozenset[str] = frozenset()
     key: str = ""
     """Under which it is registered: its name, and from the second declaration on also which one it is."""
@@ -377,12 +382,14 @@ def rule(
     switches: tuple[Switch, ...] = ...,
     paper: str = ...,
     name: str | None = ...,
-    sparse: bool = ...,
+    sparse: bool | Literal["rows"] = ...,
     refuses_sparse: str = ...,
+    refuses_dense: str = ...,
     decay: str = ...,
     check: Callable[[Mapping[str, Any]], str | None] | None = ...,
     says: Mapping[str, str] | None = ...,
     lr_scale: str | None = ...,
+    refuses: Mapping[str, str] | None = ...,
 ) -> Callable[[Callable[..., Any]], Rule]: ...
 
 
@@ -396,12 +403,14 @@ def rule(
     switches: tuple[Switch, ...] = (),
     paper: str = "",
     name: str | None = None,
-    sparse: bool = False,
+    sparse: bool | Literal["rows"] = False,
     refuses_sparse: str = "",
+    refuses_dense: str = "",
     decay: str = "decoupled",
     check: Callable[[Mapping[str, Any]], str | None] | None = None,
     says: Mapping[str, str] | None = None,
     lr_scale: str | None = None,
+    refuses: Mapping[str, str] | None = None,
 ) -> Rule | Callable[[Callable[..., Any]], Rule]:
     """Declare an update rule.
 
@@ -417,13 +426,16 @@ def rule(
         switches: Python values it may test with `if`.
         paper: Authors, year, arXiv number, algorithm.
         name: Under which it is registered; the function's name by default.
-        sparse: Whether it may run on the touched rows of a sparse gradient alone.
-        refuses_sparse: The sentence where it may not.
+        sparse: Whether it takes sparse gradients; "rows" if rows without gradient stay as they are by
+            definition.
+        refuses_sparse: The sentence where it does not.
+        refuses_dense: The sentence to refuse dense gradients with, if it does.
         decay: "decoupled" or "l2": what `weight_decay` means where the user does not choose a style.
         check: Looks at a group's numbers together and returns a complaint or None.
         says: Sentences to begin errors with about "lr", "weight_decay" and "complex" parameters, where
             torch has its own.
         lr_scale: Name of a scalar that multiplies lr where decay uses it.
+        refuses: Names of options that do not go around it, and why.
 
     Raises:
         DeclarationError: The function's signature disagrees with the declaration.
@@ -440,10 +452,12 @@ def rule(
             function,
             sparse,
             refuses_sparse,
+            refuses_dense,
             decay,
             check,
             says or {},
             lr_scale,
+            refuses or {},
         )
         new._check_names()
         for taken in RESERVED.intersection([*new.names(), *(h.place()[0] for h in hypers)]):
@@ -455,7 +469,7 @@ def rule(
         if decay not in ("l2", "decoupled"):
             raise DeclarationError(f"{new.name}: decay={decay!r}; allowed: 'l2', 'decoupled'")
         asks = read_signature(new, function, 1, slots, ())
-        check_used(new, asks)
+        check_used(new, asks | {lr_scale or ""})
         object.__setattr__(new, "asks", asks)
         object.__setattr__(new, "__doc__", function.__doc__)
         _register(new)

@@ -211,10 +211,8 @@ def cache_lines(objects: Iterable[Any]) -> array[int]:
     starts: set[int] = set()
     for x in objects:
         stretches = [(id(x), 64)]
-        if isinstance(x, Tensor):
-            stretches.append((x._cdata, 192))
-            if x.layout == torch.strided:  # a sparse tensor has no storage
-                stretches.append((x.untyped_storage()._cdata, 64))
+        if isinstance(x, Tensor) and x.layout == torch.strided:
+            stretches += [(x._cdata, 192), (x.untyped_storage()._cdata, 64)]
         for start, size in stretches:
             starts.update(range(start // 64 * 64, start + size, 64))
     return array("q", sorted(starts))

@@ -243,7 +243,8 @@ class Weaver:
         tracer = self.tracer
         old = self.values["p"] = tracer.input("param")
         raw = g = tracer.input("grad")
-        if stages_of(self.specs, "gate") and "first" in self.rule.asks:
+        begins = any(s.init == "grad" for s in self.rule.slots)
+        if stages_of(self.specs, "gate") and (begins or "first" in self.rule.asks):
             # A step that is held back has not used up its being the first.
             self.values["first"] = tracer.input("scalar", FRESH) > 0.0
             self.outputs[FRESH] = Value(tracer, tracer.builder.const(0.0))
@@ -308,7 +309,7 @@ class Weaver:
         """Call one function with what it asks for; sort what it returns by the state's keys."""
         active = active_slots(owner, label, self.tracer.setting.switches)
         keys = [f"{label}_{s}" if label else s for s in slots]
-        tensors = [self.tracer.input("slot", k) if k in active else None for k in keys]
+        tensors = [self._slot(active[k], k) if k in active else None for k in keys]
         with self.tracer.owned_by(owner.name):
             numbers = self.tracer.numbers(owner, asks, label, **(self.values | values))
             try:
@@ -341,6 +342,13 @@ class Weaver:
             if value is not None:
                 moved[key] = self._value(owner, key, value)
         return self._value(owner, "its first value", results[0]), moved
+
+    def _slot(self, slot: Slot, key: str) -> Value:
+        """A slot as it was; one that begins as the gradient, as the gradient of the first step kept."""
+        old = self.tracer.input("slot", key)
+        if slot.init == "grad" and "first" in self.values:
+            return where(self.values["first"], self.tracer.input("grad"), old)  # type: ignore[no-any-return]
+        return old
 
     def _value(self, owner: Declared, what: str, value: Any) -> Value:
         if isinstance(value, (int, float)) and not isinstance(value, bool):

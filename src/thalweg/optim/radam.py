@@ -16,6 +16,16 @@ from thalweg.optim.adam import BETAS, EPS
 from thalweg.options import Centralize, Decay, Lookahead
 
 
+def rectified(beta2: Any, t: Any) -> tuple[Any, Any]:
+    """The length of the mean square's memory, and by how much its variance then falls short (r_t squared)."""
+    longest = 2.0 / (1.0 - beta2) - 1.0
+    length = longest - 2.0 * t * beta2**t / (1.0 - beta2**t)
+    variance = (
+        (length - 4.0) * (length - 2.0) * longest / ((longest - 4.0) * (longest - 2.0) * length)
+    )
+    return length, variance
+
+
 @rule(
     slots=(Slot("exp_avg"), Slot("exp_avg_sq", signed=False)),
     scalars=(Scalar("step"),),
@@ -38,11 +48,7 @@ def radam(
     """Adam once the mean square is trusted; until then the mean alone."""
     exp_avg = lerp(exp_avg, g, 1.0 - beta1)
     exp_avg_sq = lerp(exp_avg_sq, g * g, 1.0 - beta2)
-    longest = 2.0 / (1.0 - beta2) - 1.0
-    length = longest - 2.0 * t * beta2**t / (1.0 - beta2**t)
-    variance = (
-        (length - 4.0) * (length - 2.0) * longest / ((longest - 4.0) * (longest - 2.0) * length)
-    )
+    length, variance = rectified(beta2, t)
     mean = exp_avg / (1.0 - beta1**t)
     adapted = mean * sqrt(variance * (1.0 - beta2**t)) / (sqrt(exp_avg_sq) + eps)
     return where(length > n_sma_threshold, adapted, mean), exp_avg, exp_avg_sq

@@ -6,6 +6,7 @@ from thalweg.options.centralize import Centralize
 from thalweg.options.clipping import ClipNorm, ClipValue, Maximize
 from thalweg.options.decay import Decay
 from thalweg.options.lookahead import Lookahead
+from thalweg.options.schedule_free import ScheduleFree
 from thalweg.options.skip import SkipNonFinite
 from thalweg.options.storage import StateDtype
 
@@ -18,6 +19,7 @@ __all__ = [
     "Decay",
     "Lookahead",
     "Maximize",
+    "ScheduleFree",
     "SkipNonFinite",
     "StateDtype",
 ]

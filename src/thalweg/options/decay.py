@@ -12,7 +12,7 @@ from thalweg.errors import ArgumentError
 STYLES = ("l2", "decoupled", "independent")
 
 
-def _style_of(group: Group) -> str:
+def style_of(group: Group) -> str:
     """The user's style, else what torch's flag says, else the rule's; "none" while the number is zero."""
     if group["weight_decay"] == 0:
         return "none"
@@ -50,7 +50,7 @@ def _initial_lr(group: Group) -> dict[str, Any]:
         Hyper("weight_decay", 0.0, low=0.0, at="weight_decay"),
         Hyper("initial_lr", 1e-3, low=0.0, at="decay_initial_lr", derived=True),
     ),
-    switches=(Switch("style", read=_style_of), Switch("cautious", read=_is_cautious)),
+    switches=(Switch("style", read=style_of), Switch("cautious", read=_is_cautious)),
     paper="Loshchilov and Hutter 2017, arXiv:1711.05101; cautious: Chen et al. 2025, arXiv:2510.12402",
     builtin=True,
     at_construction=_initial_lr,

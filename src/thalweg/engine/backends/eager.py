@@ -118,10 +118,10 @@ class Place:
     def __init__(self, bucket: Bucket, i: int) -> None:
         self.bucket, self.i = bucket, i
         self.layout = bucket.kind.layout
-        self.rows: Tensor | None = None
+        self.rows: tuple[Tensor, ...] | None = None
         if self.layout == "rows":
             grad = bucket.grads[i].coalesce()
-            self.rows, self.touched = grad.indices()[0], grad.values()
+            self.rows, self.touched = grad.indices().unbind(), grad.values()
 
     @property
     def numel(self) -> int:
@@ -138,9 +138,7 @@ class Place:
         x = self._tensor(stream)
         if self.rows is not None:
             return (
-                self.touched.reshape(-1)
-                if stream == "grad"
-                else x.detach().index_select(0, self.rows).reshape(-1)
+                self.touched.reshape(-1) if stream == "grad" else x.detach()[self.rows].reshape(-1)
             )
         if self.layout == "differentiable":
             # a clone, so that writing the parameter later leaves what autograd saved as it was
@@ -158,7 +156,7 @@ class Place:
             values = words.view(*x.shape, 2) if x.is_complex() else words.view(x.shape)
             x.copy_(torch.view_as_complex(values) if x.is_complex() else values)
         elif self.rows is not None:
-            x.detach().index_copy_(0, self.rows, words.view(-1, *x.shape[1:]))
+            x.detach()[self.rows] = words.view(self.touched.shape)
         elif self.layout == "dense":
             self._flat(x.detach()).copy_(words)
         else:
