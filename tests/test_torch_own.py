@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import thalweg
 from torch_own import report
 from torch_own.__main__ import outcomes
 from torch_own.known import KNOWN
@@ -15,6 +16,7 @@ from torch_own.run import Outcome
 DIRECTORY = os.environ.get("THALWEG_TORCH_TESTS")
 
 
+@pytest.mark.timeout(1800)
 @pytest.mark.skipif(
     not DIRECTORY, reason="THALWEG_TORCH_TESTS names no test directory of a PyTorch checkout"
 )
@@ -59,7 +61,6 @@ instantiate_device_type_tests(TestOptimRenewed, globals())
 
 @pytest.fixture
 def directory(tmp_path):
-    pytest.importorskip("expecttest", reason="torch.testing._internal needs it")
     (tmp_path / "optim").mkdir()
     (tmp_path / "test_optim.py").write_text(TEST_FILE)
     return tmp_path
@@ -115,6 +116,28 @@ def test_what_is_a_surprise(monkeypatch, ours, torchs, known, says):
         monkeypatch.setitem(KNOWN, "T.test_x", "a reason")
     said = report.surprises({"T.test_x": Outcome(ours)}, {"T.test_x": Outcome(torchs)})
     assert said == [] if says is None else says in said[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "whose"),
+    [
+        ("TestOptimRenewedCPU.test_errors_AdamW_cpu_float32", "AdamW"),
+        ("TestOptimRenewedCPU.test_adamw_serialization_cpu", "other"),
+        ("TestDifferentiableOptimizer.test_adam", "Adam"),
+        ("TestDifferentiableOptimizer.test_adamw_differentiable_betas", "AdamW"),
+        ("TestDifferentiableOptimizer.test_differentiable_weight_decay_and_lr", "SGD"),
+        ("TestLRScheduler.test_step_lr", "schedulers"),
+        ("TestSWAUtils.test_update_bn_dnn", "averaging"),
+    ],
+)
+def test_whom_a_test_is_about(name, whose):
+    assert report.subject(name) == whose
+
+
+def test_a_class_that_we_lack_is_not_counted_as_ours(monkeypatch):
+    monkeypatch.delattr(thalweg, "RAdam")
+    assert report.subject("TestDifferentiableOptimizer.test_radam") == report.NOT_OURS
+    assert report.subject("TestOptimRenewedCPU.test_errors_RAdam_cpu_float32") == report.NOT_OURS
 
 
 def test_a_missing_test_is_a_surprise(monkeypatch):

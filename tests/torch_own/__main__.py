@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 from dataclasses import asdict
@@ -44,10 +45,19 @@ def main() -> int:
 
 def outcomes(directory: Path, *, torchs: bool, pattern: str = "") -> dict[str, Outcome]:
     """The outcomes of a run in a process of its own."""
-    command = [sys.executable, "-m", "torch_own", str(directory), "--json", "-k", pattern]
+    command = [
+        sys.executable,
+        "-m",
+        "torch_own",
+        str(directory.absolute()),
+        "--json",
+        "-k",
+        pattern,
+    ]
     done = subprocess.run(
         [*command, *["--torch"] * torchs],
         cwd=Path(__file__).parents[1],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},  # the same thalweg as here
         capture_output=True,
         text=True,
         check=False,
