@@ -26,7 +26,11 @@ def test_examples_in_docstrings_run(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "cls", [thalweg.Optimizer, *(getattr(thalweg.optim, n) for n in thalweg.optim.__all__)]
+    "cls",
+    [
+        thalweg.Optimizer,
+        *(getattr(m, n) for m in (thalweg.optim, thalweg.wrappers) for n in m.__all__),
+    ],
 )
 def test_every_optimizer_has_an_example_and_a_reference(cls: type) -> None:
     assert ">>>" in (cls.__doc__ or "")
@@ -62,5 +66,5 @@ def test_public_names_exist_and_are_listed() -> None:
     for name in thalweg.__all__:
         assert hasattr(thalweg, name), name
     public = {n for n in vars(thalweg) if not n.startswith("_")}
-    modules = {"engine", "optim", "catalogue", "study", "cli"}
+    modules = {"engine", "optim", "wrappers", "catalogue", "study", "cli"}
     assert public - modules == set(thalweg.__all__)

@@ -181,7 +181,6 @@ def test_it_must_be_alike_for_all_parameters() -> None:
 @pytest.mark.parametrize(
     ("scalars", "sentence"),
     [
-        ((Scalar("a", "rho"),), "has init='rho'"),
         ((Scalar("a", "nothing", scope="group"),), "has init='nothing'"),
         ((Scalar("a", scope="model"),), "has scope='model'"),
     ],

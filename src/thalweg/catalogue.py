@@ -10,14 +10,14 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from torch import nn
 
 from thalweg import optim
-from thalweg.engine.optimizer import Optimizer
 from thalweg.engine.option import PUBLIC, Option
 from thalweg.errors import ArgumentError, ArgumentTypeError, suggest
 
-_CLASSES: dict[str, type[Optimizer]] = {
+_CLASSES: dict[str, type[torch.optim.Optimizer]] = {
     name.lower(): getattr(optim, name) for name in optim.__all__
 }
 
@@ -35,7 +35,7 @@ def list_optimizers() -> list[str]:
 
 def create_optimizer(
     model_or_params: nn.Module | Iterable[Any], name: str, **arguments: Any
-) -> Optimizer:
+) -> torch.optim.Optimizer:
     """Make an optimizer from its name, with options: "lion(betas=(0.95, 0.98)) + cautious + lookahead(k=6)".
 
     Args:
@@ -68,7 +68,8 @@ def create_optimizer(
             f"{head}({given['*'][0]!r}) in {name!r}: write the argument's name, as {head}(weight_decay=0.1)"
         )
     merged = {**arguments, **given}
-    merged["options"] = [*merged.get("options", ()), *chosen]
+    if chosen:
+        merged["options"] = [*merged.get("options", ()), *chosen]
     params = model_or_params
     if isinstance(params, nn.Module):
         params = [(n, p) for n, p in params.named_parameters() if p.requires_grad]

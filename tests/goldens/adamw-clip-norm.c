@@ -91,6 +91,7 @@ static void body_0_0(const Table *T, i64 t, i64 origin, i64 begin, i64 end, cons
   for (i64 at = begin; at < end; at += BLOCK) {
     const int m = end - at < BLOCK ? (int)(end - at) : BLOCK;
     real v0[BLOCK];
+    #pragma GCC ivdep
     for (int i = 0; i < m; i++) {
       const real x1 = w_1[at + i];
       const real n0 = (x1 * x1);
@@ -147,6 +148,7 @@ static void body_1_0(const Table *T, i64 t, i64 origin, i64 begin, i64 end, cons
   {
     const i64 at = begin;
     const int m = (int)(end - begin);
+    #pragma GCC ivdep
     for (int i = 0; i < m; i++) {
       const real x2 = w_2[at + i];
       const real x1 = w_1[at + i];

@@ -77,6 +77,7 @@ static void body_0_0(const Table *T, i64 t, i64 origin, i64 begin, i64 end, cons
   {
     const i64 at = begin;
     const int m = (int)(end - begin);
+    #pragma GCC ivdep
     for (int i = 0; i < m; i++) {
       const real x2 = w_2[at + i];
       const real x1 = w_1[at + i];

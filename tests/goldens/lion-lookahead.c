@@ -72,6 +72,7 @@ static void body_0_0(const Table *T, i64 t, i64 origin, i64 begin, i64 end, cons
   {
     const i64 at = begin;
     const int m = (int)(end - begin);
+    #pragma GCC ivdep
     for (int i = 0; i < m; i++) {
       const real x3 = w_3[at + i];
       const real x0 = w_0[at + i];
@@ -110,6 +111,7 @@ static void body_0_1(const Table *T, i64 t, i64 origin, i64 begin, i64 end, cons
   {
     const i64 at = begin;
     const int m = (int)(end - begin);
+    #pragma GCC ivdep
     for (int i = 0; i < m; i++) {
       const real x2 = w_2[at + i];
       const real x1 = w_1[at + i];

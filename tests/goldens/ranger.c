@@ -116,6 +116,7 @@ static void body_0_0(const Table *T, i64 t, i64 origin, i64 begin, i64 end, cons
   for (i64 at = begin; at < end; at += BLOCK) {
     const int m = end - at < BLOCK ? (int)(end - at) : BLOCK;
     real v0[BLOCK];
+    #pragma GCC ivdep
     for (int i = 0; i < m; i++) {
       const real x1 = w_1[at + i];
       v0[i] = x1;
@@ -176,6 +177,7 @@ static void body_1_0(const Table *T, i64 t, i64 origin, i64 begin, i64 end, cons
       const i64 stop = (row + 1) * T->row_size[t] - at;
       for (; i < stop && i < m; i++) r_0[i] = value;
     }
+    #pragma GCC ivdep
     for (int i = 0; i < m; i++) {
       const real x4 = w_4[at + i];
       const real x0 = w_0[at + i];
@@ -232,6 +234,7 @@ static void body_1_1(const Table *T, i64 t, i64 origin, i64 begin, i64 end, cons
       const i64 stop = (row + 1) * T->row_size[t] - at;
       for (; i < stop && i < m; i++) r_0[i] = value;
     }
+    #pragma GCC ivdep
     for (int i = 0; i < m; i++) {
       const real x4 = w_4[at + i];
       const real x0 = w_0[at + i];
@@ -283,6 +286,7 @@ static void body_1_2(const Table *T, i64 t, i64 origin, i64 begin, i64 end, cons
       const i64 stop = (row + 1) * T->row_size[t] - at;
       for (; i < stop && i < m; i++) r_0[i] = value;
     }
+    #pragma GCC ivdep
     for (int i = 0; i < m; i++) {
       const real x2 = w_2[at + i];
       const real x1 = w_1[at + i];
@@ -330,6 +334,7 @@ static void body_1_3(const Table *T, i64 t, i64 origin, i64 begin, i64 end, cons
       const i64 stop = (row + 1) * T->row_size[t] - at;
       for (; i < stop && i < m; i++) r_0[i] = value;
     }
+    #pragma GCC ivdep
     for (int i = 0; i < m; i++) {
       const real x2 = w_2[at + i];
       const real x1 = w_1[at + i];

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from thalweg.engine.groups import number, resolve
+from thalweg.engine.groups import initial_value, number, resolve
 from thalweg.engine.option import OPTIONS, Option
 from thalweg.engine.rule import LATEST, Group, Hyper, Rule, Switch, find_rule
 from thalweg.engine.trace import hyper_key, shared_scalars
 from thalweg.errors import ArgumentError, ArgumentTypeError, BackendError, suggest
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 LR = Hyper("lr", 1e-3, low=0.0, says="Invalid learning rate")
 FLAGS = ("foreach", "maximize", "capturable", "differentiable", "fused")
@@ -69,6 +73,20 @@ def _taken(title: str, key: str, hypers: list[Hyper], left: dict[str, Any]) -> A
     return tuple(whole)
 
 
+def passed(given: Mapping[str, Any], *without: str, **instead: Any) -> dict[str, Any]:
+    """A constructor's arguments for the one above it: `super().__init__(**passed(locals(), rule=lion))`.
+
+    A class is then its signature and one line, and no argument can be forgotten on the way.
+
+    Args:
+        given: The constructor's `locals()`, before anything else is assigned.
+        without: Names that the constructor above does not take.
+        instead: What it gets besides, or in the place of what was given.
+    """
+    dropped = {"self", "__class__", *without}
+    return {name: value for name, value in given.items() if name not in dropped} | instead
+
+
 def dissolved(chosen: Sequence[Option]) -> dict[str, Any]:
     """Options as plain keys of a group."""
     keys: dict[str, Any] = {"options": tuple(o.spec.name for o in chosen if not o.spec.builtin)}
@@ -78,7 +96,7 @@ def dissolved(chosen: Sequence[Option]) -> dict[str, Any]:
 
 
 def taken_at_construction(group: Group, others: Sequence[Group]) -> dict[str, Any]:
-    """What follows from a group's own numbers when it is added: options' keys, and scalars that it keeps.
+    """What follows from a group's own numbers when it is added: keys that rule and options derive, scalars.
 
     Args:
         group: The new one.
@@ -86,16 +104,13 @@ def taken_at_construction(group: Group, others: Sequence[Group]) -> dict[str, An
     """
     found: dict[str, Any] = {}
     resolved = resolve(group)
-    for spec in resolved.specs:
-        if spec.at_construction is not None:
-            found |= spec.at_construction(group)
+    for derive in (resolved.rule.at_construction, *(s.at_construction for s in resolved.specs)):
+        if derive is not None:
+            found |= derive(group)
     for key, (owner, scalar) in shared_scalars(resolved.rule, resolved.specs).items():
-        start: Any = scalar.init
-        for h in owner.hypers:
-            if h.name == start:
-                start = number(group, hyper_key(h, "" if owner is resolved.rule else owner.name))
+        label = "" if owner is resolved.rule else owner.name
         there = [g[key] for g in others if key in g] if scalar.scope == "optimizer" else []
-        found[key] = there[0] if there else start
+        found[key] = there[0] if there else initial_value(owner, label, scalar.init, group)
     return found
 
 
@@ -123,7 +138,7 @@ def check_numbers(title: str, group: Group, where: str) -> None:
             if h.derived:
                 continue
             said = replace(h, says=resolved.rule.says.get(h.name, h.says))
-            complaint = said.complaint(number(group, hyper_key(h, label)))
+            complaint = said.complaint(number(group, hyper_key(h, label)), group[h.place(label)[0]])
             if complaint:
                 raise ArgumentError(
                     f"{complaint}. {title} needs {h.range}{where}; typical: {h.default:g}."
@@ -139,6 +154,25 @@ def check_spelling(title: str, group: Group, known: Iterable[str]) -> None:
     for name in group:
         if name not in names and difflib.get_close_matches(name, names, n=1, cutoff=0.86):
             raise ArgumentTypeError(unknown(title, name, sorted(names)))
+
+
+class Strict:
+    """A class whose constructor refuses unknown arguments with a suggestion, before anything else looks."""
+
+    def __new__(cls, *_: Any, **kwargs: Any) -> Self:
+        """Refuse them.
+
+        Raises:
+            TypeError: There is one.
+        """
+        known = inspect.signature(cls.__init__).parameters
+        if not any(p.kind is p.VAR_KEYWORD for p in known.values()):
+            for name in kwargs:
+                if name not in known:
+                    raise ArgumentTypeError(
+                        unknown(cls.__name__, name, [k for k in known if k != "self"])
+                    )
+        return super().__new__(cls)
 
 
 def unknown(title: str, name: str, known: Sequence[str]) -> str:

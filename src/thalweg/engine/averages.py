@@ -16,10 +16,17 @@ WEIGHTS = "train_weights"
 """Key of a parameter's state: its weights while it holds its average."""
 
 
+def keeps_average(group: Group) -> bool:
+    """Whether an option of the group, or its rule, averages weights."""
+    resolved = resolve(group)
+    return bool(resolved.rule.averages) or any(s.averages is not None for s in resolved.specs)
+
+
 def average_of(p: Tensor, state: Mapping[str, Any], group: Group) -> Tensor | None:
     """A parameter's average, or None if it has none (yet)."""
-    found = None
-    for spec in resolve(group).specs:
+    resolved = resolve(group)
+    found = state.get(resolved.rule.averages) if resolved.rule.averages else None
+    for spec in resolved.specs:
         if callable(spec.averages):
             known = any(f"{spec.name}_{s.name}" in state for s in spec.slots)
             found = spec.averages(p, state, group) if known else found

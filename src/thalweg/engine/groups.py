@@ -112,6 +112,14 @@ def as_float(value: Any, key: str) -> float:
         raise StepError(f"a group's {key!r} is {value!r}; it must be a number") from None
 
 
+def initial_value(owner: Declared, label: str, init: float | str, group: Group) -> float:
+    """What a slot or scalar begins as: a number, or that of the group whose name it is."""
+    if not isinstance(init, str):
+        return init
+    hypers = {h.name: h for h in owner.hypers}
+    return as_float(number(group, hyper_key(hypers[init], label) if init != "lr" else "lr"), init)
+
+
 _graphs: dict[Any, tuple[Graph, tuple[Program, ...]]] = {}
 
 
@@ -145,13 +153,13 @@ def wanted_slots(
     wanted = {}
     for label, owner in resolved.labelled():
         for key, slot in active_slots(owner, label, setting.switches).items():
-            init: float | str = slot.init
-            hypers = {h.name: h for h in owner.hypers}
-            if isinstance(init, str) and init in hypers:
-                init = as_float(number(group, hyper_key(hypers[init], label)), init)
+            init = slot.init
+            if init not in ("param", "grad"):
+                init = initial_value(owner, label, init, group)
             # A copy of the weights is never stored in less than they are, an average in less than float32:
             # what 1 - decay adds to it would round away.
-            dtype = torch.promote_types(p.dtype, stored) if init == "param" else stored
+            is_copy = init == "param" or slot.follows is not None
+            dtype = torch.promote_types(p.dtype, stored) if is_copy else stored
             if isinstance(owner, OptionSpec) and owner.averages == slot.name:
                 dtype = torch.promote_types(dtype, torch.float32)
             wanted[key] = slot, dtype, init

@@ -150,6 +150,7 @@ _ROWS = (
     ),
     Op("pow", 2, torch.pow, _power, "", ""),
     Op("mod", 2, torch.remainder, _remainder, "", ""),
+    Op("stored", 2, lambda a, like: a.to(like.dtype).to(a.dtype), lambda a, _: a, "", ""),
     Op("lt", 2, torch.lt, lambda a, b: a < b, "({0} < {1})", "({0} < {1})", boolean=True),
     Op("le", 2, torch.le, lambda a, b: a <= b, "({0} <= {1})", "({0} <= {1})", boolean=True),
     Op("gt", 2, torch.gt, lambda a, b: a > b, "({0} > {1})", "({0} > {1})", boolean=True),
@@ -400,6 +401,15 @@ def lerp(a: Any, b: Any, weight: Any) -> Any:
     return start + share * (b - a)
 
 
+def as_stored(x: Any, scalar: Any) -> Any:
+    """A number x in the precision that `scalar`, a number of the state, is stored in.
+
+    What a step computes on top of a number that it will keep is then what it would be had the number
+    come out of a checkpoint; torch computes such numbers in float32.
+    """
+    return apply("stored", x, scalar)
+
+
 def clamp(x: Any, low: Any, high: Any) -> Any:
     """X, but not below `low` nor above `high`; NaN stays NaN."""
     return minimum(maximum(x, low), high)
@@ -480,5 +490,5 @@ def _reduce(op: str, x: Any, over: Over) -> Any:
 
 VOCABULARY = (
     "sqrt", "exp", "log", "floor", "abs", "sign", "maximum", "minimum", "isfinite", "where", "lerp",
-    "clamp", "sum", "max", "norm", "mean", "count", "matrix",
+    "as_stored", "clamp", "sum", "max", "norm", "mean", "count", "matrix",
 )  # fmt: skip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, overload
@@ -13,6 +12,7 @@ from torch.optim.optimizer import ParamsT
 
 from thalweg.engine import inspection
 from thalweg.engine.arguments import (
+    Strict,
     as_rule,
     check_flags,
     check_numbers,
@@ -20,26 +20,25 @@ from thalweg.engine.arguments import (
     dissolved,
     numbers_of,
     taken_at_construction,
-    unknown,
 )
-from thalweg.engine.averages import TRAINING, WEIGHTS, average_of
+from thalweg.engine.averages import TRAINING, WEIGHTS, average_of, keeps_average
 from thalweg.engine.backends.choice import check_fusable
 from thalweg.engine.checkpoint import check_groups, loaded_state, merged_group
-from thalweg.engine.groups import graph_of, resolve
+from thalweg.engine.groups import graph_of, resolve, wanted_slots
 from thalweg.engine.option import Option, check_options, find_option
 from thalweg.engine.plan import Plan, Plans
 from thalweg.engine.prepare import Pending, Preparation, parameter_name
 from thalweg.engine.rule import Group, Rule
+from thalweg.engine.state import Missing, make_slots, scalar_dtype, slots_of
 from thalweg.engine.trace import hyper_key
 from thalweg.errors import (
     ArgumentError,
-    ArgumentTypeError,
     CheckpointError,
     StepError,
 )
 
 
-class Optimizer(torch.optim.Optimizer):
+class Optimizer(Strict, torch.optim.Optimizer):
     """Any rule as a torch optimizer.
 
     It is a real `torch.optim.Optimizer`: groups, state, hooks, closures, schedulers, checkpoints. The
@@ -65,11 +64,11 @@ class Optimizer(torch.optim.Optimizer):
         >>> import torch, thalweg
         >>> from thalweg.ops import lerp, sign
         >>> @thalweg.rule(slots=(thalweg.Slot("exp_avg"),), hypers=(thalweg.Hyper("beta", 0.9),))
-        ... def signum(g, exp_avg, *, beta):
+        ... def my_sign(g, exp_avg, *, beta):
         ...     exp_avg = lerp(exp_avg, g, 1 - beta)
         ...     return sign(exp_avg), exp_avg
         >>> w = torch.nn.Parameter(torch.ones(3))
-        >>> optimizer = thalweg.Optimizer([w], lr=0.5, rule=signum)
+        >>> optimizer = thalweg.Optimizer([w], lr=0.5, rule=my_sign)
         >>> w.grad = torch.tensor([1.0, -2.0, 0.0])
         >>> optimizer.step()
         >>> w.tolist()
@@ -78,17 +77,6 @@ class Optimizer(torch.optim.Optimizer):
 
     _plan: Plan | None = None
     _plans: Plans | None = None
-
-    def __new__(cls, *_: Any, **kwargs: Any) -> Optimizer:
-        """Refuse unknown arguments with a suggestion before anything else looks at them."""
-        known = inspect.signature(cls.__init__).parameters
-        if not any(p.kind is p.VAR_KEYWORD for p in known.values()):
-            for name in kwargs:
-                if name not in known:
-                    raise ArgumentTypeError(
-                        unknown(cls.__name__, name, [k for k in known if k != "self"])
-                    )
-        return super().__new__(cls)
 
     def __init__(
         self,
@@ -242,6 +230,21 @@ class Optimizer(torch.optim.Optimizer):
 
     # State ----------------------------------------------------------------------------------------
 
+    def _begin_state(self) -> None:
+        """Make the rule's own state of every parameter now, as torch does for some, not in its first step."""
+        for i, group in enumerate(self.param_groups):
+            resolved = resolve(group)
+            for j, p in enumerate(group["params"]):
+                wanted = wanted_slots(resolved, resolved.setting(p, frozenset()), group, p)
+                own = {s.name: wanted[s.name] for s in resolved.rule.slots if s.name in wanted}
+                found = slots_of(p, p, {}, own, list(own), parameter_name(group, i, j)).slots
+                made = {
+                    key: make_slots([p], [x], dense=False)[0]
+                    for key, x in found.items()
+                    if isinstance(x, Missing)
+                }
+                self.state[p] |= {"step": torch.zeros((), dtype=scalar_dtype()), **made}
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._plan = self._plans = None
@@ -370,7 +373,7 @@ class Optimizer(torch.optim.Optimizer):
             ArgumentError: No group has an option that averages.
             StepError: The parameters hold their averages already.
         """
-        if not any(spec.averages for group in self.param_groups for spec in resolve(group).specs):
+        if not any(keeps_average(group) for group in self.param_groups):
             raise ArgumentError(
                 "averaged() needs an option that averages: options=[thalweg.options.Average(0.999)]"
             )

@@ -20,11 +20,11 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from thalweg.engine.backends import c_run, choice
 from thalweg.engine.codecs import codec_of
 from thalweg.engine.graph import Graph, Lane, topological
-from thalweg.engine.groups import Resolved, graph_of, resolve, wanted_slots
+from thalweg.engine.groups import Resolved, graph_of, initial_value, resolve, wanted_slots
 from thalweg.engine.matrix import Stacks
 from thalweg.engine.passes import Program
 from thalweg.engine.plan import BucketRun, Plan
-from thalweg.engine.rule import Group, Scalar, Slot
+from thalweg.engine.rule import Declared, Group, Scalar, Slot
 from thalweg.engine.state import (
     Missing,
     ParameterState,
@@ -293,24 +293,25 @@ class Preparation:
 
         Parameters that have no gradient now stay in it: whichever have one next time, the vector serves.
         """
-        wanted: dict[tuple[str, torch.device], dict[Entry, float]] = {}
+        wanted: dict[tuple[str, torch.device, bool], dict[Entry, float]] = {}
         for draft in drafts:
             kind = draft.bucket.kind
-            for key, scalar in _scalars(kind).items():
+            for key, (label, owner, scalar) in _scalars(kind).items():
                 at_home = key != "step" or "t" in kind.setting.on_device
                 device = kind.device if at_home else torch.device("cpu")
                 for e in draft.entries:
-                    start = float(e.state.is_new) if key == FRESH else float(scalar.init)
-                    wanted.setdefault((key, device), {})[e] = start
-        for (key, device), starts in wanted.items():
-            views = self._views(key, device, starts)
+                    start = initial_value(owner, label, scalar.init, self.groups[e.group])
+                    start = float(e.state.is_new) if key == FRESH else start
+                    wanted.setdefault((key, device, scalar.wide), {})[e] = start
+        for (key, device, wide), starts in wanted.items():
+            views = self._views(key, device, starts, wide=wide)
             for draft in drafts:
                 own = [views[e.p] for e in draft.entries if e in starts]
                 if own and (scalars := elements_of_one(own, device)) is not None:
                     draft.bucket.scalars[key] = scalars
 
     def _views(
-        self, key: str, device: torch.device, starts: Mapping[Entry, float]
+        self, key: str, device: torch.device, starts: Mapping[Entry, float], *, wide: bool
     ) -> dict[Tensor, Tensor]:
         """A scalar of these parameters, as elements of one vector."""
         there = {e.p: self.state.get(e.p, {}).get(key) for e in starts}
@@ -321,7 +322,9 @@ class Preparation:
             x = entries.get(key) if isinstance(entries, dict) else None
             if p not in values and isinstance(x, Tensor) and x.device == device:
                 values[p] = x
-        views = dict(zip(values, scalar_views(list(values.values()), device), strict=True))
+        views = dict(
+            zip(values, scalar_views(list(values.values()), device, wide=wide), strict=True)
+        )
         self.pending += [(p, {key: view}) for p, view in views.items()]
         return views
 
@@ -371,16 +374,16 @@ def _on_device(resolved: Resolved, group: Group, p: Tensor) -> frozenset[str]:
     return resolved.tensors | ({"t"} if counts else set())
 
 
-def _scalars(kind: Kind) -> dict[str, Scalar]:
-    """The per-parameter scalars that a kind keeps, by their key in the state."""
+def _scalars(kind: Kind) -> dict[str, tuple[str, Declared, Scalar]]:
+    """The per-parameter scalars that a kind keeps, by their key in the state, and who declares each."""
     declared = {
-        scalar_key(s, label): s
+        scalar_key(s, label): (label, owner, s)
         for label, owner in [("", kind.rule), *((spec.name, spec) for spec in kind.specs)]
         for s in owner.scalars
         if not s.is_shared
     }
-    declared |= {"step": Scalar("step"), FRESH: Scalar(FRESH)}
-    return {key: s for key, s in declared.items() if key in kind.graph.outputs}
+    declared |= {key: ("", kind.rule, Scalar(key)) for key in ("step", FRESH)}
+    return {key: known for key, known in declared.items() if key in kind.graph.outputs}
 
 
 def _in_place(grad: Tensor, p: Tensor) -> bool:

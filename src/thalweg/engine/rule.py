@@ -23,6 +23,9 @@ RESERVED = frozenset({
 })  # fmt: skip
 """Keys of a group and of a state that are taken."""
 
+DECAYS = ("l2", "decoupled", "direction", "proximal", "own")
+"""What a rule may say that `weight_decay` means for it: a style of the Decay option, or "own"."""
+
 Group = Mapping[str, Any]
 
 
@@ -32,15 +35,18 @@ class Slot:
 
     Args:
         name: Its key in `optimizer.state[p]` (an option's slot: `<option>_<name>`).
-        init: A number, "param" or "grad" (a copy taken when state is created), or the name of a hyper.
+        init: A number, "param" or "grad" (a copy taken when state is created), or "lr" or a hyper's name.
         when: Name of a switch; without it set the slot does not exist and the rule sees None.
         signed: False where values are never negative (what a compressed storage may use).
+        follows: Of a rule's slot: how it follows the parameter, (new p, slot, *, numbers) -> slot, called
+            after every option; the rule itself neither sees nor returns such a slot.
     """
 
     name: str
     init: float | str = 0.0
     when: str | None = None
     signed: bool = True
+    follows: Callable[..., Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +56,16 @@ class Scalar:
     Args:
         name: Its key: of a 0-dim tensor in `optimizer.state[p]`, or of a number in the group (an option's:
             `<option>_<name>`).
-        init: A number; for one that is not a parameter's, also the name of a hyper.
+        init: A number, or "lr" or a hyper's name: what that is when the state, or the group, is made.
+        wide: Whether a parameter's is stored in float64 and not in what torch stores step counts in (what a
+            reduction adds up would be rounded, and rounded again every step).
         scope: Whose it is. A "group"'s follows from numbers of the group and sums over all tensors. An
             "optimizer"'s stands in every group alike: also where no parameter had a gradient.
     """
 
     name: str
     init: float | str = 0.0
+    wide: bool = False
     scope: Literal["parameter", "group", "optimizer"] = "parameter"
 
     @property
@@ -78,6 +87,7 @@ class Hyper:
         integer: Whether only whole numbers make sense.
         derived: Whether the option that declares it fills it in, so that nobody passes it.
         says: The sentence that torch begins its error with, if not "Invalid <name> value".
+        jointly: Whether that sentence goes on with every value of the group's key, as for "etas".
     """
 
     name: str
@@ -90,6 +100,7 @@ class Hyper:
     integer: bool = False
     derived: bool = False
     says: str | None = None
+    jointly: bool = False
 
     def __post_init__(self) -> None:
         if not self._allows(self.default):
@@ -123,8 +134,13 @@ class Hyper:
         )
         return f"{left}, {right}" + (", whole numbers" if self.integer else "")
 
-    def complaint(self, value: Any) -> str | None:
-        """The sentence to begin an error with if the value is not allowed, else None."""
+    def complaint(self, value: Any, together: Any = ()) -> str | None:
+        """The sentence to begin an error with if the value is not allowed, else None.
+
+        Args:
+            value: The number.
+            together: What the group's key holds, for sentences that tell all of it.
+        """
         number = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
         if (
             isinstance(number, (int, float))
@@ -139,6 +155,8 @@ class Hyper:
         said = (
             value if isinstance(value, (int, float, Tensor)) else f"{value!r}, which is no number"
         )
+        if self.jointly and isinstance(together, (tuple, list)):
+            said = ", ".join(map(str, together))
         return f"{self.says or f'Invalid {name}'}: {said}"
 
     def _allows(self, x: float) -> bool:
@@ -174,6 +192,20 @@ class Switch:
 def nonzero(key: str) -> Callable[[Group], bool]:
     """A switch that is on while the group's number is not zero."""
     return lambda group: bool(group.get(key, 0) != 0)
+
+
+def returns_step(group: Group) -> bool:
+    """A switch: whether the group's rule asks for `lr`, so that what it returns is the step itself."""
+    return "lr" in find_rule(group["rule"]).asks
+
+
+OWN_DECAY = Hyper("weight_decay", 0.0, low=0.0, at="weight_decay", derived=True)
+"""The group's weight decay, for a rule declared with decay="own" that places it itself."""
+
+
+def decays_itself(group: Group) -> bool:
+    """A switch for such a rule: whether there is decay to place and no Decay option does it instead."""
+    return bool(group["weight_decay"] != 0 and group.get("decay_style") in (None, "own"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -215,24 +247,20 @@ class Declared:
                 raise DeclarationError(
                     f"{self.name}: {name!r} is the engine's name; it is asked for, not declared"
                 )
-        starts = {"param", "grad", *(h.name for h in self.hypers)}
-        for slot in self.slots:
-            if isinstance(slot.init, str) and slot.init not in starts:
+        numbers = {"lr", *(h.name for h in self.hypers)}
+        kept: tuple[Slot | Scalar, ...] = (*self.slots, *self.scalars)
+        for x in kept:
+            starts = numbers | ({"param", "grad"} if isinstance(x, Slot) else set())
+            if isinstance(x.init, str) and x.init not in starts:
                 raise DeclarationError(
-                    f"{self.name}: slot {slot.name!r} has init={slot.init!r}; it is a number or one of "
-                    f"{', '.join(sorted(starts))}"
+                    f"{self.name}: {type(x).__name__.lower()} {x.name!r} has init={x.init!r}; it is a "
+                    f"number or one of {', '.join(sorted(starts))}"
                 )
         for s in self.scalars:
-            allowed = {h.name for h in self.hypers} if s.is_shared else set()
             if s.scope not in ("parameter", "group", "optimizer"):
                 raise DeclarationError(
                     f"{self.name}: scalar {s.name!r} has scope={s.scope!r}; allowed: 'parameter', 'group', "
                     "'optimizer'"
-                )
-            if isinstance(s.init, str) and s.init not in allowed:
-                raise DeclarationError(
-                    f"{self.name}: scalar {s.name!r} has init={s.init!r}; it is a number, or where it is "
-                    "not a parameter's the name of a hyper"
                 )
         switches = {s.name for s in self.switches}
         for slot in self.slots:
@@ -283,7 +311,8 @@ def read_signature(
 
 def check_used(owner: Declared, asked: frozenset[str]) -> None:
     """Refuse a declaration that nothing uses: it is a misspelling more often than not."""
-    used = asked | {s.when for s in owner.slots}
+    used = asked | {s.when for s in owner.slots} | {s.init for s in owner.slots}
+    used |= {s.init for s in owner.scalars}
     for name in set(owner.names()) - {s.name for s in owner.slots} - {"step"} - used:
         raise DeclarationError(
             f"{owner.name}: {name!r} is declared but not asked for by the function"
@@ -306,6 +335,8 @@ class Rule(Declared):
             "complex" parameters where it takes none.
         lr_scale: Name of a scalar that multiplies lr where decay uses it: a rule that finds its own rate.
         refuses: Names of options that do not go around it, and why; all others do.
+        averages: Name of the slot that holds an average of the weights (`optimizer.averaged()`).
+        at_construction: Keys that a group gets from its own numbers when it is added.
     """
 
     function: Callable[..., Any] = field(default=lambda g: g)
@@ -317,9 +348,20 @@ class Rule(Declared):
     says: Mapping[str, str] = field(default_factory=dict)
     lr_scale: str | None = None
     refuses: Mapping[str, str] = field(default_factory=dict)
+    at_construction: Callable[[Group], dict[str, Any]] | None = None
     asks: frozenset[str] = frozenset()
+    averages: str | None = None
     key: str = ""
     """Under which it is registered: its name, and from the second declaration on also which one it is."""
+
+    @property
+    def followers(self) -> dict[str, tuple[Callable[..., Any], frozenset[str]]]:
+        """The slots that follow the parameter: how, and what each function asks for."""
+        return {
+            s.name: (s.follows, read_signature(self, s.follows, 2, (), ()))
+            for s in self.slots
+            if s.follows is not None
+        }
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The function itself: a rule can be tried on plain tensors and numbers."""
@@ -390,6 +432,8 @@ def rule(
     says: Mapping[str, str] | None = ...,
     lr_scale: str | None = ...,
     refuses: Mapping[str, str] | None = ...,
+    averages: str | None = ...,
+    at_construction: Callable[[Group], dict[str, Any]] | None = ...,
 ) -> Callable[[Callable[..., Any]], Rule]: ...
 
 
@@ -411,6 +455,8 @@ def rule(
     says: Mapping[str, str] | None = None,
     lr_scale: str | None = None,
     refuses: Mapping[str, str] | None = None,
+    averages: str | None = None,
+    at_construction: Callable[[Group], dict[str, Any]] | None = None,
 ) -> Rule | Callable[[Callable[..., Any]], Rule]:
     """Declare an update rule.
 
@@ -430,12 +476,15 @@ def rule(
             definition.
         refuses_sparse: The sentence where it does not.
         refuses_dense: The sentence to refuse dense gradients with, if it does.
-        decay: "decoupled" or "l2": what `weight_decay` means where the user does not choose a style.
+        decay: One of DECAYS: what `weight_decay` means where the user does not choose a style; "own" where
+            the rule places it itself, with OWN_DECAY and decays_itself.
         check: Looks at a group's numbers together and returns a complaint or None.
         says: Sentences to begin errors with about "lr", "weight_decay" and "complex" parameters, where
             torch has its own.
         lr_scale: Name of a scalar that multiplies lr where decay uses it.
         refuses: Names of options that do not go around it, and why.
+        averages: Name of the slot that holds an average of the weights.
+        at_construction: Keys that a group gets from its own numbers when it is added.
 
     Raises:
         DeclarationError: The function's signature disagrees with the declaration.
@@ -458,18 +507,25 @@ def rule(
             says or {},
             lr_scale,
             refuses or {},
+            averages=averages,
+            at_construction=at_construction,
         )
         new._check_names()
-        for taken in RESERVED.intersection([*new.names(), *(h.place()[0] for h in hypers)]):
+        read = {h.name for h in hypers if h.derived}  # a number that another declares may be read
+        own = {*new.names(), *(h.place()[0] for h in hypers if not h.derived)} - read
+        for taken in RESERVED & own:
             raise DeclarationError(f"{new.name}: the name {taken!r} is taken; call it otherwise")
         if "step" in {*(s.name for s in slots), *new.arguments()}:
             raise DeclarationError(
                 f"{new.name}: 'step' is the step count, a Scalar; call the other otherwise"
             )
-        if decay not in ("l2", "decoupled"):
-            raise DeclarationError(f"{new.name}: decay={decay!r}; allowed: 'l2', 'decoupled'")
-        asks = read_signature(new, function, 1, slots, ())
-        check_used(new, asks | {lr_scale or ""})
+        if decay not in DECAYS:
+            raise DeclarationError(
+                f"{new.name}: decay={decay!r}; allowed: {', '.join(map(repr, DECAYS))}"
+            )
+        asks = read_signature(new, function, 1, tuple(s for s in slots if s.follows is None), ())
+        followers = (asked for _, asked in new.followers.values())
+        check_used(new, asks.union({lr_scale or ""}, *followers))
         object.__setattr__(new, "asks", asks)
         object.__setattr__(new, "__doc__", function.__doc__)
         _register(new)

@@ -134,7 +134,7 @@ def make_slots(
             if isinstance(m.init, Tensor):
                 x.copy_(m.init)
             elif m.init != 0.0:
-                x.fill_(m.init)
+                (torch.view_as_real(x) if x.is_complex() else x).fill_(m.init)  # both parts alike
     return new
 
 
@@ -204,10 +204,14 @@ def elements_of_one(there: Sequence[Any], device: torch.device) -> Scalars | Non
     return Scalars(base, None if whole else torch.tensor(places, device=device))
 
 
-def scalar_views(values: Sequence[Any], device: torch.device) -> list[Tensor]:
-    """Numbers and 0-dim tensors as the elements of one new vector; where autograd is on, it sees them."""
+def scalar_views(values: Sequence[Any], device: torch.device, *, wide: bool) -> list[Tensor]:
+    """Numbers and 0-dim tensors as the elements of one new vector, in float64 where they are `wide`.
+
+    Where autograd is on (a differentiable step) it sees through them.
+    """
     dtypes = [x.dtype for x in values if isinstance(x, Tensor) and x.is_floating_point()]
-    dtype = dtypes[0] if dtypes else scalar_dtype()
+    dtypes.append(torch.float64 if wide else scalar_dtype())
+    dtype = dtypes[0]
     if not torch.is_grad_enabled():
         return list(torch.tensor([float(x) for x in values], dtype=dtype, device=device).unbind())
     every = [torch.as_tensor(x, dtype=dtype, device=device).reshape(()) for x in values]

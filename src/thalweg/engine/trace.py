@@ -81,6 +81,10 @@ class Tracer:
         self._check(op, nodes)
         if op == "pow" and max(n.lane for n in nodes) == Lane.ELEMENT:
             return self._power(operands[0], nodes[1])
+        if op == "stored" and (nodes[1].op != "input" or nodes[1].attr[0] != "scalar"):
+            raise TraceError(
+                f"{self.owner}: as_stored(x, scalar) takes a declared Scalar, as it came, not {nodes[1]}"
+            )
         if op == "mod" and max(n.lane for n in nodes) == Lane.ELEMENT:
             raise TraceError(f"{self.owner}: % works on scalars (t % k), not on elements")
         return Value(self, self.builder.make(op, *nodes))
@@ -244,7 +248,8 @@ class Weaver:
         old = self.values["p"] = tracer.input("param")
         raw = g = tracer.input("grad")
         begins = any(s.init == "grad" for s in self.rule.slots)
-        if stages_of(self.specs, "gate") and (begins or "first" in self.rule.asks):
+        asks_first = any("first" in asks for asks in self._rule_asks())
+        if stages_of(self.specs, "gate") and (begins or asks_first):
             # A step that is held back has not used up its being the first.
             self.values["first"] = tracer.input("scalar", FRESH) > 0.0
             self.outputs[FRESH] = Value(tracer, tracer.builder.const(0.0))
@@ -257,15 +262,14 @@ class Weaver:
                 lr = lr * self.tracer.scalar(s, "")
         step = u if "lr" in self.rule.asks else lr * u
         p, more = self._stage(*stages_of(self.specs, "apply")[0], old, step, lr=lr)
-        moved |= more
-        moved["param"] = self._stations("after", p)
-        self.outputs |= moved
+        moved["param"] = p = self._stations("after", p)
+        self.outputs |= moved | more | self._followers(p)
         if self._counts_steps():
             self.outputs["step"] = self.tracer.input("t")
         return self._gated(raw)
 
     def _rule(self, g: Value) -> tuple[Value, dict[str, Value]]:
-        keys = [s.name for s in self.rule.slots]
+        keys = [s.name for s in self.rule.slots if s.follows is None]
         return self._call(
             self.rule,
             self.rule.function,
@@ -275,6 +279,20 @@ class Weaver:
             keys,
             tuple(s.name for s in self.rule.scalars if s.name != "step"),
         )
+
+    def _rule_asks(self) -> list[frozenset[str]]:
+        return [self.rule.asks, *(asks for _, asks in self.rule.followers.values())]
+
+    def _followers(self, p: Value) -> dict[str, Value]:
+        """The rule's slots that follow the parameter as it now is."""
+        active = active_slots(self.rule, "", self.tracer.setting.switches)
+        return {
+            key: self._call(
+                self.rule, function, asks, "", (p, self.tracer.input("slot", key)), [], ()
+            )[0]
+            for key, (function, asks) in self.rule.followers.items()
+            if key in active
+        }
 
     def _stations(self, station: Station, value: Value, **values: Any) -> Value:
         for spec, stage in stages_of(self.specs, station):
@@ -365,7 +383,7 @@ class Weaver:
         declared = [s.name for d in (self.rule, *self.specs) for s in d.scalars]
         if self._uses_first() and not active_slots(self.rule, "", self.tracer.setting.switches):
             return True  # something in the state must tell that it is not new any more
-        return "step" in declared or any("t" in asks for asks in (self.rule.asks, *stages))
+        return "step" in declared or any("t" in asks for asks in (*self._rule_asks(), *stages))
 
     def _uses_first(self) -> bool:
         nodes = topological(value.node for value in self.outputs.values())

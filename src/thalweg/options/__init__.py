@@ -9,6 +9,7 @@ from thalweg.options.lookahead import Lookahead
 from thalweg.options.schedule_free import ScheduleFree
 from thalweg.options.skip import SkipNonFinite
 from thalweg.options.storage import StateDtype
+from thalweg.options.trust_ratio import TrustRatio
 
 __all__ = [
     "Average",
@@ -22,4 +23,5 @@ __all__ = [
     "ScheduleFree",
     "SkipNonFinite",
     "StateDtype",
+    "TrustRatio",
 ]
