@@ -380,6 +380,8 @@ DIFFERENTIABLE = {
     "amsgrad": ("Adam", {"amsgrad": True}, ("step", "exp_avg", "exp_avg_sq", "max_exp_avg_sq")),
     "adamw": ("AdamW", {}, ("step", "exp_avg", "exp_avg_sq")),
     "radam": ("RAdam", {}, ("step", "exp_avg", "exp_avg_sq")),
+    "nadam": ("NAdam", {}, ("step", "exp_avg", "exp_avg_sq", "mu_product")),
+    "asgd": ("ASGD", {}, ("step", "eta", "mu", "ax")),
     "lion": ("Lion", {}, ("exp_avg",)),
 }
 
@@ -393,6 +395,9 @@ def test_gradcheck_through_one_step(name):
     scalars = {
         "step": torch.tensor(10.0, dtype=torch.float64),
         "gain": torch.tensor(0.7, dtype=torch.float64, requires_grad=True),
+        "mu_product": torch.tensor(0.7, dtype=torch.float64, requires_grad=True),
+        "eta": torch.tensor(0.9, dtype=torch.float64),
+        "mu": torch.tensor(1.0, dtype=torch.float64),
     }
     state = [scalars.get(k, x) for k, x in zip(keys, draw[2:], strict=True)]
     kwargs = {"lr": 0.9, "weight_decay": 0.1, **kwargs}
