@@ -94,7 +94,7 @@ def loaded_state(
     wanted = wanted_slots(resolved, resolved.setting(p, frozenset()), group, p)
     own = [s.name for s in resolved.rule.slots if s.name in wanted]
     kept = {s.name for s in resolved.rule.scalars} | {"step"}
-    own += [s.name for s in resolved.rule.scalars]
+    own += [s.name for s in resolved.rule.scalars if not s.is_shared]
     missing = [key for key in own if saved.get(key) is None]
     if strict and missing and any(isinstance(x, Tensor) for x in saved.values()):
         raise CheckpointError(

@@ -189,9 +189,17 @@ class Switch:
         return self.read is not None or self.min_ndim is not None
 
 
-def nonzero(key: str) -> Callable[[Group], bool]:
+@dataclass(frozen=True, slots=True)
+class nonzero:  # noqa: N801 - it reads as a function: read=nonzero("momentum")
     """A switch that is on while the group's number is not zero."""
-    return lambda group: bool(group.get(key, 0) != 0)
+
+    key: str
+
+    def __call__(self, group: Group) -> bool:
+        return bool(group.get(self.key, 0) != 0)
+
+    def __str__(self) -> str:
+        return f"{self.key} != 0"
 
 
 def returns_step(group: Group) -> bool:
@@ -335,6 +343,7 @@ class Rule(Declared):
             "complex" parameters where it takes none.
         lr_scale: Name of a scalar that multiplies lr where decay uses it: a rule that finds its own rate.
         refuses: Names of options that do not go around it, and why; all others do.
+        advice: How its authors set its numbers, for who comes from AdamW; with its source.
         averages: Name of the slot that holds an average of the weights (`optimizer.averaged()`).
         at_construction: Keys that a group gets from its own numbers when it is added.
     """
@@ -349,6 +358,7 @@ class Rule(Declared):
     lr_scale: str | None = None
     refuses: Mapping[str, str] = field(default_factory=dict)
     at_construction: Callable[[Group], dict[str, Any]] | None = None
+    advice: str = ""
     asks: frozenset[str] = frozenset()
     averages: str | None = None
     key: str = ""
@@ -432,6 +442,7 @@ def rule(
     says: Mapping[str, str] | None = ...,
     lr_scale: str | None = ...,
     refuses: Mapping[str, str] | None = ...,
+    advice: str = ...,
     averages: str | None = ...,
     at_construction: Callable[[Group], dict[str, Any]] | None = ...,
 ) -> Callable[[Callable[..., Any]], Rule]: ...
@@ -455,6 +466,7 @@ def rule(
     says: Mapping[str, str] | None = None,
     lr_scale: str | None = None,
     refuses: Mapping[str, str] | None = None,
+    advice: str = "",
     averages: str | None = None,
     at_construction: Callable[[Group], dict[str, Any]] | None = None,
 ) -> Rule | Callable[[Callable[..., Any]], Rule]:
@@ -483,6 +495,7 @@ def rule(
             torch has its own.
         lr_scale: Name of a scalar that multiplies lr where decay uses it.
         refuses: Names of options that do not go around it, and why.
+        advice: How its authors set its numbers, for who comes from AdamW; with its source.
         averages: Name of the slot that holds an average of the weights.
         at_construction: Keys that a group gets from its own numbers when it is added.
 
@@ -507,6 +520,7 @@ def rule(
             says or {},
             lr_scale,
             refuses or {},
+            advice=advice,
             averages=averages,
             at_construction=at_construction,
         )

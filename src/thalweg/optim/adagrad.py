@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+from thalweg.engine.arguments import passed
 from thalweg.engine.ops import lerp, sqrt
 from thalweg.engine.optimizer import Optimizer
 from thalweg.engine.option import Option
@@ -90,20 +91,7 @@ class Adagrad(Optimizer):
         fused: bool | None = None,
         options: Sequence[Option] = (),
     ) -> None:
-        super().__init__(
-            params,
-            lr,
-            rule=adagrad,
-            options=options,
-            lr_decay=lr_decay,
-            weight_decay=weight_decay,
-            initial_accumulator_value=initial_accumulator_value,
-            eps=eps,
-            maximize=maximize,
-            foreach=foreach,
-            differentiable=differentiable,
-            fused=fused,
-        )
+        super().__init__(**passed(locals(), rule=adagrad))
         self._begin_state()
 
     def share_memory(self) -> None:
@@ -189,17 +177,4 @@ class Adadelta(Optimizer):
         fused: bool | None = None,
         options: Sequence[Option] = (),
     ) -> None:
-        super().__init__(
-            params,
-            lr,
-            rule=adadelta,
-            options=options,
-            rho=rho,
-            eps=eps,
-            weight_decay=weight_decay,
-            maximize=maximize,
-            foreach=foreach,
-            capturable=capturable,
-            differentiable=differentiable,
-            fused=fused,
-        )
+        super().__init__(**passed(locals(), rule=adadelta))
