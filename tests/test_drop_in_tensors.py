@@ -340,6 +340,32 @@ def test_late_and_frozen_parameters_fall_behind_alone(name, backend):
         assert_same_bits(dict(optimizer.state[params[i]]), dict(other.state[alone[0]]))
 
 
+@every_subject
+def test_a_fused_optimizer_of_parameters_without_storage_steps_once_they_have_some(
+    name, monkeypatch
+):
+    """`with torch.device("meta")`, the optimizer, then `to_empty`: the order of large models."""
+    future = torch.__future__  # without it `to_empty` makes other parameters, as torch's do
+    monkeypatch.setattr(future, "get_swap_module_params_on_conversion", lambda: True)
+    with torch.device("meta"):
+        model = torch.nn.Linear(6, 5)
+    optimizer = make(name, model.parameters(), fused=True)
+    for p in model.parameters():
+        p.grad = torch.empty_like(p)
+    says = "`fused=True` requires all the params to be floating point Tensors of supported devices"
+    with pytest.raises(RuntimeError, match=f"^{says}.* but torch.float32 and meta"):
+        optimizer.step()
+    assert not optimizer.state
+    optimizer.zero_grad()
+    model.to_empty(device="cpu")
+    params = parameters(shapes=((5, 6), (5,)))
+    for p, value in zip(model.parameters(), params, strict=True):
+        p.data.copy_(value.detach())
+    run(optimizer, list(model.parameters()), 0, 3)
+    run(make(name, params, fused=True), params, 0, 3)
+    assert_same_bits(list(model.parameters()), params)
+
+
 # --- numbers --------------------------------------------------------------------------------------
 
 PLAIN_TORCH = {

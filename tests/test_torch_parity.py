@@ -567,12 +567,13 @@ def test_adafactor_refuses_complex_parameters_with_torchs_sentence():
 
 
 @pytest.mark.parametrize("backend", ["eager", "fused"])
-def test_sparse_gradients_of_sgd_agree(backend):
+@pytest.mark.parametrize("name", ["SGD", "Adagrad"])
+def test_sparse_gradients_agree(name, backend):
     paths = []
     for module, kwargs in ((thalweg, BACKENDS[backend]), (torch.optim, {})):
         torch.manual_seed(0)
         p = torch.nn.Parameter(torch.randn(5, 2, dtype=torch.float64))
-        optimizer = module.SGD([p], lr=0.1, **kwargs)
+        optimizer = getattr(module, name)([p], lr=0.1, **kwargs)
         for rows in ([1, 3], [3, 3], [0, 4]):  # [3, 3]: an uncoalesced gradient
             p.grad = torch.sparse_coo_tensor([rows], torch.randn(2, 2, dtype=torch.float64), (5, 2))
             optimizer.step()

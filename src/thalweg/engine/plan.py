@@ -186,7 +186,9 @@ class BucketRun:
         if kind == "t":
             return bucket.scalars["step"].read().double() + 1.0
         if kind == "scalar":
-            return bucket.scalars[name].read()
+            x = bucket.scalars[name].read()
+            # What autograd saves of it must outlast the write at the end of the step.
+            return x.clone() if self.kind.layout == "differentiable" else x
         if kind == "count":
             size = bucket.extents.size
             counts = {

@@ -218,6 +218,8 @@ class Preparation:
         key = (family.graph, owners, dtypes, p.device, layout, *flags.values())
         if key not in self.kinds:
             try:
+                if flags["use_fused"]:
+                    choice.check_fusable(p.dtype, p.device)
                 codecs = dict(zip(("param", "grad", *slots), map(codec_of, dtypes), strict=True))
                 module, reason = choice.choose(layout, p.device, **flags)
             except ArgumentError as e:
@@ -298,15 +300,14 @@ class Preparation:
 
         Parameters that have no gradient now stay in it: whichever have one next time, the vector serves.
         """
-        wanted: dict[tuple[str, torch.device, bool], dict[Entry, float]] = {}
+        wanted: dict[tuple[str, torch.device, bool], dict[Entry, float | Tensor]] = {}
         for draft in drafts:
             kind = draft.bucket.kind
             for key, (label, owner, scalar) in _scalars(kind).items():
                 at_home = key != "step" or "t" in kind.setting.on_device
                 device = kind.device if at_home else torch.device("cpu")
                 for e in draft.entries:
-                    start = initial_value(owner, label, scalar.init, self.groups[e.group])
-                    start = float(e.state.is_new) if key == FRESH else start
+                    start = self._start(key, label, owner, scalar, e)
                     wanted.setdefault((key, device, scalar.wide), {})[e] = start
         for (key, device, wide), starts in wanted.items():
             views = self._views(key, device, starts, wide=wide)
@@ -315,8 +316,19 @@ class Preparation:
                 if own and (scalars := elements_of_one(own, device)) is not None:
                     draft.bucket.scalars[key] = scalars
 
+    def _start(
+        self, key: str, label: str, owner: Declared, scalar: Scalar, e: Entry
+    ) -> float | Tensor:
+        """What a scalar begins as; still a tensor where autograd differentiates the step by it."""
+        group = self.groups[e.group]
+        if key == FRESH:
+            return float(e.state.is_new)
+        if scalar.init == "lr" and e.kind.layout == "differentiable":
+            return cast("float | Tensor", group["lr"])
+        return initial_value(owner, label, scalar.init, group)
+
     def _views(
-        self, key: str, device: torch.device, starts: Mapping[Entry, float], *, wide: bool
+        self, key: str, device: torch.device, starts: Mapping[Entry, float | Tensor], *, wide: bool
     ) -> dict[Tensor, Tensor]:
         """A scalar of these parameters, as elements of one vector."""
         there = {e.p: self.state.get(e.p, {}).get(key) for e in starts}

@@ -220,8 +220,15 @@ def elements_of_one(there: Sequence[Any], device: torch.device) -> Scalars | Non
 
 
 def scalar_views(values: Sequence[Any], device: torch.device, *, wide: bool) -> list[Tensor]:
-    """Numbers and 0-dim tensors as the elements of one new vector, in float64 where they are `wide`."""
+    """Numbers and 0-dim tensors as the elements of one new vector, in float64 where they are `wide`.
+
+    Where autograd is on (a differentiable step) it sees through them.
+    """
     dtypes = [x.dtype for x in values if isinstance(x, Tensor) and x.is_floating_point()]
     dtypes.append(torch.float64 if wide else scalar_dtype())
     dtype = dtypes[0]
-    return list(torch.tensor([float(x) for x in values], dtype=dtype, device=device).unbind())
+    if not torch.is_grad_enabled():
+        return list(torch.tensor([float(x) for x in values], dtype=dtype, device=device).unbind())
+    every = [torch.as_tensor(x, dtype=dtype, device=device).reshape(()) for x in values]
+    vector = torch.stack(every)
+    return [vector[i] for i in range(len(every))]  # autograd follows no write below unbind's views
