@@ -120,26 +120,38 @@ def scalar_dtype() -> torch.dtype:
     return torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
 
 
+WIDE_FROM = 2.0**23
+"""Counts from here on are kept in float64: in float32, which torch's are, x + 1 is x at 2^24."""
+
+
 def scalar_vector(
     key: str, initial: Sequence[float], states: Sequence[Mapping[str, Any]], device: torch.device
 ) -> tuple[Tensor, list[Tensor]]:
     """One vector for a scalar of many parameters, and its 0-dim views.
 
     A step then adds to one vector; `state[p]["step"]` is an element of it, and stays one through deepcopy
-    and torch.save. If the parameters' numbers already are the elements of one vector, that vector it is.
+    and torch.save. If the parameters' numbers already are the elements of one vector, that vector it is,
+    unless ones can no longer be added in its dtype.
     """
     there = [state.get(key) for state in states]
+    values = [start if x is None else float(x) for x, start in zip(there, initial, strict=True)]
+    dtype = _counting_dtype(there, values)
     base = there[0]._base if there and isinstance(there[0], Tensor) else None
-    if base is not None and base.device == device and base.shape == (len(there),):
+    if base is not None and (base.device, base.shape, base.dtype) == (device, (len(there),), dtype):
         start, size = base.data_ptr(), base.element_size()
         if all(
             isinstance(x, Tensor) and x._base is base and x.data_ptr() == start + i * size
             for i, x in enumerate(there)
         ):
             return base, [x for x in there if isinstance(x, Tensor)]
-    dtype = next(
-        (x.dtype for x in there if isinstance(x, Tensor) and x.is_floating_point()), scalar_dtype()
-    )
-    values = [start if x is None else float(x) for x, start in zip(there, initial, strict=True)]
     vector = torch.tensor(values, dtype=dtype, device=device)
     return vector, list(vector.unbind())
+
+
+def _counting_dtype(there: Sequence[Any], values: Sequence[float]) -> torch.dtype:
+    """What these numbers were stored in, or more if ones could not be added to them in it."""
+    stored = next(
+        (x.dtype for x in there if isinstance(x, Tensor) and x.is_floating_point()), scalar_dtype()
+    )
+    wide = max(values, default=0.0) >= WIDE_FROM
+    return torch.promote_types(stored, torch.float64 if wide else torch.float32)
