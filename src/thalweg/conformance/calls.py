@@ -20,6 +20,7 @@ from thalweg.conformance.subject import Subject, clones, through_bytes, training
 def hooks_once(subject: Subject) -> None:
     params = subject.parameters()
     optimizer = subject.make(params)
+    _hook_bases(optimizer)
     calls: list[str] = []
     handles = [
         optimizer.register_step_pre_hook(lambda *_: calls.append("pre")),
@@ -31,6 +32,19 @@ def hooks_once(subject: Subject) -> None:
         handle.remove()
     subject.run(optimizer, params, 2, 1)
     expect(len(calls) == 4, "no call of a removed hook", f"{len(calls) - 4} calls")
+
+
+def _hook_bases(optimizer: Optimizer) -> None:
+    """Let every base's step call hooks, as torch does when one of that class is made.
+
+    A class whose step calls super().step() calls hooks once until then, and twice ever after.
+    """
+    for cls in type(optimizer).__mro__:
+        step: Any = vars(cls).get("step")
+        if cls is not Optimizer and step is not None and not getattr(step, "hooked", None):
+            hooked: Any = Optimizer.profile_hook_step(step)
+            hooked.hooked = True
+            cls.step = hooked  # type: ignore[attr-defined]
 
 
 @check(

@@ -43,6 +43,14 @@ def expect_same(got: Any, wanted: Any, expected: str, *, nearly: float = 0.0) ->
         fail(expected, found)
 
 
+def expect_same_run(got: Optimizer, wanted: Optimizer, expected: str) -> None:
+    """Answer no unless parameters, state and groups are alike; groups may have more keys than wanted."""
+    ours, theirs = snapshot(got), snapshot(wanted)
+    pairs = zip(ours["group"], theirs["group"], strict=True)  # torch's base class adds keys on load
+    ours["group"] = [{k: g[k] for k in known if k in g} for g, known in pairs]
+    expect_same(ours, theirs, expected)
+
+
 def difference(got: Any, wanted: Any, where: str = "", nearly: float = 0.0) -> str | None:
     """Say where and how two values differ first, or None."""
     if isinstance(wanted, Tensor):

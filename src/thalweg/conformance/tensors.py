@@ -78,8 +78,9 @@ def non_contiguous_parameter(subject: Subject) -> None:
         whole[:, ::2] = x
         return whole[:, ::2]
 
-    _walk_alike(subject, [(6, 5), (3, 8)], sliced)
-    for whole in wholes:
+    params = _walk_alike(subject, [(6, 5), (3, 8)], sliced)
+    for p, whole in zip(params, wholes[: len(params)], strict=True):
+        expect_same(whole[:, ::2], p.detach(), "the weights in the slice that they were given as")
         untouched = bool((whole[:, 1::2] == 77.0).all())
         expect(untouched, "the elements between those of a slice as they were", "changed ones")
     _walk_alike(subject, [(6, 5), (3, 8)], lambda x: x.mT.contiguous().mT)
