@@ -6,7 +6,9 @@ import torch
 import thalweg
 from broken_optimizers import BROKEN, CrashesInForks, Sound
 from thalweg.conformance import CAPABILITIES, CHECKS, calls, check_optimizer, machine
+from thalweg.conformance.named import named_factory
 from thalweg.errors import ArgumentError
+from thalweg.importing import import_object
 
 
 @pytest.fixture(autouse=True)
@@ -143,3 +145,91 @@ def test_the_report_reads():
     ]
     for check in CHECKS.values():
         assert check.reason.endswith(".")
+
+
+# --- by name, and from the command line -----------------------------------------------------------
+
+
+def thalweg_check(*arguments):
+    pytest.importorskip("typer")
+    from typer.testing import CliRunner
+
+    from thalweg import cli
+
+    return CliRunner().invoke(cli.app(), ["check", *arguments], env={"COLUMNS": "200"})
+
+
+def test_the_command_lists_what_failed_and_says_so_by_its_exit_code():
+    names = ["--only", "misspelt-argument", "--only", "resume", "--only", "sparse-gradient"]
+    found = thalweg_check("broken_optimizers.TakesAnything", *names)
+    assert found.exit_code == 1
+    assert "weight_decya; got an optimizer" in found.output
+    assert "resume" not in found.output
+    assert "not declared sparse or sparse-only" in found.output
+    assert "broken_optimizers.TakesAnything: 1 of 2 pass, 1 not applicable" in found.output
+
+
+def test_the_command_lists_all_on_request():
+    found = thalweg_check("lion + lookahead(k=2)", "--only", "resume", "--only", "complex", "--all")
+    assert found.exit_code == 0, found.output
+    assert CHECKS["resume"].reason in found.output
+    assert "thalweg.Lion: 2 of 2 pass, 0 not applicable" in found.output
+    declared = thalweg_check("lion", "--only", "complex", "--declare", "real-only")
+    assert declared.exit_code == 0
+    assert "declared real-only: takes no complex parameters" in declared.output
+
+
+@pytest.mark.parametrize(
+    ("spec", "momentum"),
+    [
+        ("torch.optim.SGD(momentum=0.5)", 0.5),
+        ("torch.optim:SGD( momentum = 0.5 )", 0.5),
+        ("torch.optim.sgd.SGD", 0),
+        ("sgd(momentum=0.25)", 0.25),
+    ],
+)
+def test_optimizers_by_name(spec, momentum):
+    optimizer = named_factory(spec)([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
+    assert optimizer.defaults["momentum"] == momentum
+    assert optimizer.defaults["lr"] == 0.5
+
+
+class WithoutRate(Sound):
+    def __init__(self, params, lr):
+        super().__init__(params, lr)
+
+
+def test_a_rate_without_default_is_filled_in():
+    build = named_factory("test_conformance.WithoutRate")
+    assert build([torch.nn.Parameter(torch.zeros(1))]).defaults["lr"] == 1e-3
+
+
+@pytest.mark.parametrize(
+    ("spec", "sentence"),
+    [
+        ("nope.x", "nope.x: cannot import nope: ModuleNotFoundError: No module named 'nope'."),
+        ("nope.y:x", "nope.y:x: cannot import nope.y: ModuleNotFoundError"),
+        ("torch.optim.Nope", "torch.optim.Nope: torch.optim has no attribute 'Nope'."),
+        ("torch.optim.lr_scheduler", "lr_scheduler is a module; needed is an optimizer class"),
+        ("torch.optim.SGD(0.1)", "arguments are literals by name"),
+        ("torch.optim.SGD(lr=x)", "arguments are literals by name"),
+        ("torch.optim.SGD)(", "could not build"),
+        ("liom", "unknown optimizer 'liom'. Did you mean 'lion'?"),
+    ],
+)
+def test_names_that_stand_for_nothing_are_refused_in_one_line(spec, sentence):
+    found = thalweg_check(spec)
+    assert found.exit_code == 2
+    assert found.stderr.startswith("Error: ")
+    assert found.stderr.count("\n") == 1
+    assert sentence in found.stderr
+
+
+def test_a_module_that_fails_while_imported_is_named(tmp_path, monkeypatch):
+    package = tmp_path / "failing_package"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "inner.py").write_text("import module_that_is_not_there")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ArgumentError, match=r"cannot import failing_package\.inner: ModuleN"):
+        import_object("failing_package.inner.Class")

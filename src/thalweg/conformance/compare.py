@@ -89,8 +89,9 @@ def _tensors(got: Any, wanted: Tensor, where: str, nearly: float) -> str | None:
     a, b = dense(got), dense(wanted)
     apart = (a != b) & ~((a != a) & (b != b))
     if nearly and bool(apart.any()):
-        scale = float(b.abs().max())
-        apart &= ~((a - b).abs() <= nearly * scale)
+        rounds = b.dtype.is_floating_point or b.dtype.is_complex
+        rounding = torch.finfo(b.dtype).eps if rounds else 0.0  # bfloat16 has no nearer neighbour
+        apart &= ~((a - b).abs() <= max(nearly, rounding) * float(b.abs().max()))
     count = int(apart.sum())
     if not count:
         return None

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from torch import nn
@@ -15,6 +13,7 @@ from torch.optim import Optimizer
 
 import thalweg
 from thalweg.errors import ArgumentError, ThalwegError
+from thalweg.importing import import_object, said
 
 DEFAULTS = ("sgd(momentum=0.9)", "adamw", "lion", "ranger")
 """What is compared when nothing is named."""
@@ -59,7 +58,7 @@ def resolve(spec: str | Contender) -> Contender:
     spec = spec.strip()
     if not _OWN.fullmatch(spec):
         return Contender(spec, partial(_create, spec))
-    found = _find(spec)
+    found = import_object(spec)
     if isinstance(found, thalweg.Rule):
         return Contender(spec, partial(thalweg.Optimizer, rule=found))
     if callable(found):
@@ -74,23 +73,6 @@ def _create(spec: str, params: list[nn.Parameter], **keywords: float) -> Optimiz
     return thalweg.create_optimizer(params, spec, **keywords)
 
 
-def _find(spec: str) -> Any:
-    name, _, path = spec.partition(":")
-    try:
-        found: Any = importlib.import_module(name)
-    except Exception as error:  # whatever the user's module does while it is imported
-        raise ArgumentError(f"{spec}: cannot import {name}: {_said(error)}") from error
-    for attribute in path.split("."):
-        if not hasattr(found, attribute):
-            raise ArgumentError(f"{spec}: {name} has no attribute {path!r}.")
-        found = getattr(found, attribute)
-    return found
-
-
-def _said(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".rstrip(".") + "."
-
-
 def build(contender: Contender, params: list[nn.Parameter], lr: float | None) -> Optimizer:
     """Return the contender's optimizer over parameters; without ``lr``, at its own default.
 
@@ -102,7 +84,7 @@ def build(contender: Contender, params: list[nn.Parameter], lr: float | None) ->
     except ThalwegError:
         raise  # already one sentence
     except Exception as error:
-        raise ArgumentError(f"{contender.name} could not be built: {_said(error)}") from error
+        raise ArgumentError(f"{contender.name} could not be built: {said(error)}") from error
     if not isinstance(built, Optimizer):
         kind = type(built).__name__
         raise ArgumentError(f"{contender.name} built a {kind}, not a torch.optim.Optimizer.")
@@ -139,7 +121,7 @@ def check(contender: Contender) -> Default:
     try:
         optimizer.step()
     except Exception as error:
-        raise ArgumentError(f"{contender.name} cannot take a step: {_said(error)}") from error
+        raise ArgumentError(f"{contender.name} cannot take a step: {said(error)}") from error
     return Default(default, centre)
 
 

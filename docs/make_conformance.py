@@ -1,0 +1,281 @@
+"""Write docs/conformance.md: the conformance kit over Thalweg's optimizers and over the peers'.
+
+    python docs/make_conformance.py                # all libraries that are installed; half an hour
+    python docs/make_conformance.py thalweg torch  # these again; the others' results are kept
+
+Results stand in docs/conformance.json, by library and class. Each library runs in a process of its own.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import os
+import platform
+import subprocess
+import sys
+import traceback
+from collections import Counter
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "conformance.json"
+PAGE = HERE / "conformance.md"
+
+LIBRARIES = {  # what it is installed as: the module that its classes are read from
+    "thalweg": "thalweg.optim",
+    "torch": "torch.optim",
+    "timm": "timm.optim",
+    "pytorch_optimizer": "pytorch_optimizer",
+    "torch-optimi": "optimi",
+    "schedulefree": "schedulefree",
+    "lion-pytorch": "lion_pytorch",
+    "prodigyopt": "prodigyopt",
+}
+DECLARED = {  # what no probe can find out; by class, whoever's it is
+    "LBFGS": {"closure-required", "one-group", "coupled"},
+    "SparseAdam": {"sparse-only"},
+    "Prodigy": {"coupled"},
+    "BSAM": {"closure-required"},
+    "AliG": {"closure-required", "coupled"},
+    "SGDScheduleFreeClosure": {"closure-required"},
+    "AdamWScheduleFreeClosure": {"closure-required"},
+    "RAdamScheduleFreeClosure": {"closure-required"},
+}
+DISTANCES = ("DAdapt", "Prodigy", "DoWG", "MSVAG")
+"""Beginnings of names whose algorithm has a number that all parameters share."""
+ARGUMENTS = {"SGD": "momentum=0.9"}
+"""What shows more of a class than its defaults do: a plain SGD remembers nothing."""
+
+
+def main(names: list[str]) -> None:
+    """Run the libraries and write the page."""
+    if names[:1] == ["--one"]:
+        print(json.dumps(_library(names[1])))
+        return
+    found: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    for name in names or LIBRARIES:
+        print(f"{name} ...", flush=True)
+        done = subprocess.run(
+            [sys.executable, __file__, "--one", name], stdout=subprocess.PIPE, text=True, check=True
+        )
+        found[name] = json.loads(done.stdout.splitlines()[-1])
+        RESULTS.write_text(json.dumps(found, indent=1) + "\n")
+    PAGE.write_text(page({name: found[name] for name in LIBRARIES if name in found}))
+
+
+def _library(name: str) -> dict[str, Any]:
+    module = importlib.import_module(LIBRARIES[name])
+    out, sys.stdout = sys.stdout, sys.stderr  # what optimizers print is not the answer
+    classes = {cls: _class(LIBRARIES[name], cls) for cls in _classes(name, module)}
+    sys.stdout = out
+    return {"version": version(name), "machine": _machine(), "classes": classes}
+
+
+def _machine() -> dict[str, str]:
+    return {
+        "date": date.today().isoformat(),
+        "python": platform.python_version(),
+        "torch": version("torch"),
+        "cpus": str(os.cpu_count()),
+    }
+
+
+def _classes(name: str, module: Any) -> list[str]:
+    """The public optimizer classes that are the library's own: none that it passes on."""
+    from torch.optim import Optimizer
+
+    package = LIBRARIES[name].partition(".")[0]
+    return sorted(
+        key
+        for key, cls in vars(module).items()
+        if inspect.isclass(cls)
+        and issubclass(cls, Optimizer)
+        and cls is not Optimizer
+        and not key.startswith("_")
+        and cls.__module__.partition(".")[0] == package
+    )
+
+
+def _class(module: str, name: str) -> dict[str, Any]:
+    from thalweg.conformance import check_optimizer
+    from thalweg.conformance.named import named_factory
+    from thalweg.errors import ArgumentError
+
+    arguments = ARGUMENTS.get(name, "")
+    print(f"  {name}", flush=True)
+    factory = named_factory(f"{module}:{name}({arguments})")
+    declared = _declared(name, factory)
+    try:
+        report = check_optimizer(factory, capabilities=declared)
+    except ArgumentError as e:
+        return {"unbuilt": str(e.__cause__ or e).splitlines()[0][:120]}
+    return {
+        "arguments": arguments,
+        "declared": sorted(declared),
+        "seconds": round(report.seconds, 1),
+        "passed": [o.name for o in report.passed],
+        "failed": [o.name for o in report.failed],
+        "not applicable": [o.name for o in report.not_applicable],
+    }
+
+
+def _declared(name: str, factory: Any) -> set[str]:
+    """What its author would declare: refusals in so many words, and what it takes without one."""
+    found = set(DECLARED.get(name, set()))
+    if name.startswith(DISTANCES):
+        found.add("coupled")
+    if _refusal(factory, [7]) and not _refusal(factory, [6, 5]):
+        found.add("matrix-only")
+    if _refusal(factory, [6, 5], "complex64"):
+        found.add("real-only")
+    if not found & {"sparse-only", "matrix-only"} and _takes_sparse(factory):
+        found.add("sparse")
+    return found
+
+
+def _refusal(factory: Any, shape: list[int], dtype: str = "float32") -> bool:
+    """Whether building or stepping over such a parameter ends in a raise of the library's own."""
+    import torch
+
+    p = torch.nn.Parameter(torch.ones(shape, dtype=getattr(torch, dtype)))
+    p.grad = torch.ones_like(p)
+    try:
+        _trained(factory([p])).step()
+    except Exception as e:
+        last = traceback.extract_tb(e.__traceback__)[-1]
+        return (last.line or "").startswith("raise")
+    return False
+
+
+def _takes_sparse(factory: Any) -> bool:
+    import torch
+
+    p = torch.nn.Parameter(torch.ones(6, 5))
+    p.grad = torch.ones(6, 5).to_sparse(1)
+    try:
+        _trained(factory([p])).step()
+    except Exception:
+        return False
+    return True
+
+
+def _trained(optimizer: Any) -> Any:
+    from thalweg.conformance.subject import training
+
+    return training(optimizer)
+
+
+# --- the page -------------------------------------------------------------------------------------
+
+HEAD = """# Conformance
+
+Does an optimizer behave as users of `torch.optim` may rely on? Every check below is a few lines in
+`src/thalweg/conformance/`, runs on anybody's optimizer, and is shown to fail on one that is broken in that
+way (`tests/broken_optimizers.py`). For yours:
+
+```
+thalweg check package.Class          # thalweg check --help
+```
+
+or `thalweg.conformance.check_optimizer(factory)` in a test. A check is not applicable only by a declared
+capability ({capabilities}), or because the optimizer has no such argument or count; that is counted.
+
+This page is written by `python docs/make_conformance.py` ({machine}, on the CPU); run it to repeat it.
+Capabilities of other libraries are declared in their favour: `real-only`, `matrix-only` where a class refuses in
+so many words, `sparse` where it takes sparse gradients. A failure is a departure from what `torch.optim`'s
+classes do or are asked to do here, not always a bug: some algorithms count steps per group on purpose.
+"""
+
+
+def page(found: dict[str, Any]) -> str:
+    """The whole page."""
+    from thalweg.conformance import CAPABILITIES
+
+    machine = next(iter(found.values()))["machine"]
+    said = f"{machine['date']}, Python {machine['python']}, torch {machine['torch']}"
+    parts = [HEAD.format(capabilities=", ".join(CAPABILITIES), machine=said)]
+    parts += ["## Libraries\n", _libraries(found), "## Checks\n", _checks(found)]
+    parts += ["## Classes\n", *(_of_library(n, f) for n, f in found.items())]
+    return "\n".join(parts)
+
+
+def _built(library: dict[str, Any]) -> dict[str, Any]:
+    return {n: c for n, c in library["classes"].items() if "unbuilt" not in c}
+
+
+def _table(head: list[str], rows: list[list[Any]]) -> str:
+    lines = [head, ["---", *["--:"] * (len(head) - 1)], *rows]
+    return "".join("| " + " | ".join(map(str, line)) + " |\n" for line in lines)
+
+
+def _libraries(found: dict[str, Any]) -> str:
+    rows = []
+    for name, library in found.items():
+        classes = _built(library).values()
+        passed = sum(len(c["passed"]) for c in classes)
+        asked = passed + sum(len(c["failed"]) for c in classes)
+        excused = sum(len(c["not applicable"]) for c in classes)
+        whole = sum(not c["failed"] for c in classes)
+        share = f"{100 * passed / asked:.1f} %" if asked else ""
+        label = f"{name} {library['version']}"
+        rows.append([label, len(classes), whole, f"{passed} of {asked}", share, excused])
+    head = ["library", "classes", "pass all", "checks passed", "", "not applicable"]
+    return _table(head, rows)
+
+
+def _checks(found: dict[str, Any]) -> str:
+    from thalweg.conformance import CHECKS
+
+    text = "Classes that fail, of those that were asked; empty: none fails.\n\n"
+    rows = []
+    for name, check in CHECKS.items():
+        cells = []
+        for library in found.values():
+            classes = _built(library).values()
+            failed = sum(name in c["failed"] for c in classes)
+            asked = failed + sum(name in c["passed"] for c in classes)
+            cells.append(f"{failed} of {asked}" if failed else "")
+        rows.append([f"`{name}` {check.reason}", *cells])
+    return text + _table(["check", *found], rows)
+
+
+def _of_library(name: str, library: dict[str, Any]) -> str:
+    rows = []
+    for cls, c in _built(library).items():
+        asked = len(c["passed"]) + len(c["failed"])
+        label = f"{cls}({c['arguments']})" if c["arguments"] else cls
+        counts = f"{len(c['passed'])} of {asked}"
+        rows.append(
+            [label, counts, len(c["not applicable"]), _names(c["declared"]), _names(c["failed"])]
+        )
+    text = f"### {name} {library['version']}\n\n"
+    everywhere = _everywhere(library)
+    if everywhere:
+        text += f"Every class fails: {_names(everywhere)}; left out of the rows.\n\n"
+        for row, c in zip(rows, _built(library).values(), strict=True):
+            row[-1] = _names([n for n in c["failed"] if n not in everywhere])
+    text += _table(["class", "passed", "not applicable", "declared", "fails"], rows)
+    unbuilt = [n for n, c in library["classes"].items() if "unbuilt" in c]
+    if unbuilt:
+        text += f"\nNot built from parameters alone, and not counted: {', '.join(unbuilt)}.\n"
+    return text
+
+
+def _everywhere(library: dict[str, Any]) -> list[str]:
+    """What all of many classes fail: said once."""
+    classes = _built(library)
+    counts = Counter(n for c in classes.values() for n in c["failed"])
+    return [n for n, count in counts.items() if count == len(classes) > 3]
+
+
+def _names(names: list[str]) -> str:
+    return ", ".join(names)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
