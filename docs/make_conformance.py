@@ -17,6 +17,7 @@ import subprocess
 import sys
 import traceback
 from collections import Counter
+from collections.abc import Collection
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
@@ -129,45 +130,47 @@ def _declared(name: str, factory: Any) -> set[str]:
     found = set(DECLARED.get(name, set()))
     if name.startswith(DISTANCES):
         found.add("coupled")
-    if _refusal(factory, [7]) and not _refusal(factory, [6, 5]):
+    if _refusal(factory, found, [7]) and not _refusal(factory, found, [6, 5]):
         found.add("matrix-only")
-    if _refusal(factory, [6, 5], "complex64"):
+    if _refusal(factory, found, [6, 5], "complex64"):
         found.add("real-only")
-    if not found & {"sparse-only", "matrix-only"} and _takes_sparse(factory):
+    if not found & {"sparse-only", "matrix-only"} and _takes_sparse(factory, found):
         found.add("sparse")
     return found
 
 
-def _refusal(factory: Any, shape: list[int], dtype: str = "float32") -> bool:
+def _refusal(
+    factory: Any, declared: Collection[str], shape: list[int], dtype: str = "float32"
+) -> bool:
     """Whether building or stepping over such a parameter ends in a raise of the library's own."""
     import torch
 
     p = torch.nn.Parameter(torch.ones(shape, dtype=getattr(torch, dtype)))
     p.grad = torch.ones_like(p)
     try:
-        _trained(factory([p])).step()
+        _step(factory([p]), declared)
     except Exception as e:
         last = traceback.extract_tb(e.__traceback__)[-1]
         return (last.line or "").startswith("raise")
     return False
 
 
-def _takes_sparse(factory: Any) -> bool:
+def _takes_sparse(factory: Any, declared: Collection[str]) -> bool:
     import torch
 
     p = torch.nn.Parameter(torch.ones(6, 5))
     p.grad = torch.ones(6, 5).to_sparse(1)
     try:
-        _trained(factory([p])).step()
+        _step(factory([p]), declared)
     except Exception:
         return False
     return True
 
 
-def _trained(optimizer: Any) -> Any:
-    from thalweg.conformance.subject import training
+def _step(optimizer: Any, declared: Collection[str]) -> None:
+    from thalweg.conformance.subject import Subject, training
 
-    return training(optimizer)
+    Subject(type(optimizer), frozenset(declared)).step_with_what_is_there(training(optimizer))
 
 
 # --- the page -------------------------------------------------------------------------------------
@@ -186,9 +189,9 @@ or `thalweg.conformance.check_optimizer(factory)` in a test. A check is not appl
 capability ({capabilities}), or because the optimizer has no such argument or count; that is counted.
 
 This page is written by `python docs/make_conformance.py` ({machine}, on the CPU); run it to repeat it.
-Capabilities of other libraries are declared in their favour: `real-only`, `matrix-only` where a class refuses in
-so many words, `sparse` where it takes sparse gradients. A failure is a departure from what `torch.optim`'s
-classes do or are asked to do here, not always a bug: some algorithms count steps per group on purpose.
+Capabilities are declared in every library's favour: `real-only` and `matrix-only` where a class refuses in so
+many words, `sparse` where it takes sparse gradients. A failure is a departure from what users of `torch.optim`
+rely on, not always a bug: some algorithms count steps per group on purpose.
 """
 
 

@@ -13,7 +13,7 @@ from torch.optim import Optimizer, lr_scheduler, swa_utils
 
 from thalweg.conformance.check import NotApplicable, check, expect, fail
 from thalweg.conformance.compare import NEARLY, expect_same, snapshot, values
-from thalweg.conformance.subject import Subject, clones, through_bytes, training
+from thalweg.conformance.subject import Subject, clones, copies, through_bytes, training
 
 
 @check("hooks-once", "Averages, counters and profilers hang on step hooks: one call per step.")
@@ -95,27 +95,27 @@ def _closure_calls(subject: Subject, returned: Callable[[Any], None] | None = No
 def misspelt_argument(subject: Subject) -> None:
     try:
         subject.factory(subject.parameters(), weight_decya=0.1)
-    except (TypeError, ValueError):
+    except Exception:
         return
-    fail("TypeError for the argument weight_decya", "an optimizer")
+    fail("a refusal of the argument weight_decya", "an optimizer")
 
 
 @check("negative-lr", "A sign lost in a configuration file climbs instead of descending.")
 def negative_lr(subject: Subject) -> None:
     try:
         subject.factory(subject.parameters(), lr=-0.1)
-    except (ValueError, TypeError, AssertionError):
+    except Exception:
         return
-    fail("ValueError for lr=-0.1", "an optimizer")
+    fail("a refusal of lr=-0.1", "an optimizer")
 
 
 @check("no-parameters", "A filter that matches no parameter is a bug that shows at once, in torch.")
 def no_parameters(subject: Subject) -> None:
     try:
         subject.factory([])
-    except ValueError:
+    except Exception:
         return
-    fail("ValueError for an empty parameter list", "an optimizer")
+    fail("a refusal of an empty parameter list", "an optimizer")
 
 
 @check(
@@ -296,7 +296,7 @@ def maximize_per_group(subject: Subject) -> None:
     other = subject.make(_grouped(others, parts[:1] * 2))
     for t in range(3):
         grads = subject.gradients(params, t)
-        subject.step(optimizer, params, grads)
+        subject.step(optimizer, params, copies(grads))
         subject.step(other, others, [*grads[:2], *(-g for g in grads[2:])])
     expect_same(
         values(params),

@@ -17,6 +17,8 @@ Factory = Callable[..., Optimizer]
 """factory(params, **overrides): anybody's; the overrides are its own arguments, such as lr."""
 
 SHAPES: tuple[tuple[int, ...], ...] = ((7,), (6, 5), (2, 3, 2, 2))
+PATIENT = 8
+"""Steps after which something must have moved: rectified warm-ups begin with five that may not."""
 MATRICES: tuple[tuple[int, ...], ...] = ((7, 4), (6, 5), (3, 8))
 
 
@@ -106,6 +108,11 @@ def draw(shape: Sequence[int], dtype: torch.dtype, generator: torch.Generator) -
     """Draw in float64 and round, so that every precision sees the same numbers."""
     wide = torch.complex128 if dtype.is_complex else torch.float64
     return torch.randn(tuple(shape), dtype=wide, generator=generator).to(dtype)
+
+
+def copies(grads: Sequence[Tensor]) -> list[Tensor]:
+    """The same gradients for a second optimizer: one that writes to its own must not reach them."""
+    return [g.clone() for g in grads]
 
 
 def clones(params: Sequence[Tensor]) -> list[Parameter]:
