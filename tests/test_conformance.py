@@ -57,6 +57,24 @@ def test_ours_pass_all_that_applies(name):
     assert report.ok, report
 
 
+BACKENDS = {"eager": {"foreach": False, "fused": False}, "foreach": {"foreach": True}}
+OTHERWISE = {
+    "failed-allocation": "eager and foreach allocate while they run",
+    "tensor-lr": "torch's foreach refuses it in the same words",
+}
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("name", OURS)
+def test_ours_pass_on_the_other_backends(name, backend):
+    def factory(params, **overrides):
+        return getattr(thalweg, name)(params, **{**BACKENDS[backend], **overrides})
+
+    checks = [check for check in CHECKS if check not in OTHERWISE]
+    report = check_optimizer(factory, capabilities=OURS[name], checks=checks)
+    assert report.ok, report
+
+
 def test_what_is_declared_is_not_asked_and_is_counted():
     report = check_optimizer(Sound, checks=["complex", "zero-dim"], capabilities=["real-only"])
     (excused,) = report.not_applicable

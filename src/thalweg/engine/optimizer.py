@@ -22,6 +22,7 @@ from thalweg.engine.arguments import (
     taken_at_construction,
     unknown,
 )
+from thalweg.engine.backends.toolchain import step_threads
 from thalweg.engine.checkpoint import check_groups, loaded_state, merged_group
 from thalweg.engine.groups import graph_of, resolve
 from thalweg.engine.option import Option, check_options, find_option
@@ -222,7 +223,7 @@ class Optimizer(torch.optim.Optimizer):
             raise StepError(
                 "step() inside averaged(): the parameters hold their averages; leave the with block first"
             )
-        with torch.set_grad_enabled(bool(self.defaults["differentiable"])):
+        with torch.set_grad_enabled(bool(self.defaults["differentiable"])), step_threads():
             self._advance()
         return loss
 

@@ -1,14 +1,14 @@
 """Write docs/conformance.md: the conformance kit over Thalweg's optimizers and over the peers'.
 
-    python docs/make_conformance.py                # all libraries that are installed; half an hour
-    python docs/make_conformance.py thalweg torch  # these again; the others' results are kept
+    python -m benchmarks.conformance                # all libraries; twenty minutes
+    python -m benchmarks.conformance thalweg torch  # these again; the others' results are kept
+    python -m benchmarks.conformance --page         # only the page
 
 Results stand in docs/conformance.json, by library and class. Each library runs in a process of its own.
 """
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import json
 import os
@@ -23,9 +23,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).parent
-RESULTS = HERE / "conformance.json"
-PAGE = HERE / "conformance.md"
+from benchmarks.peers import import_peer
+
+DOCS = Path(__file__).parent.parent / "docs"
+RESULTS = DOCS / "conformance.json"
+PAGE = DOCS / "conformance.md"
 
 LIBRARIES = {  # what it is installed as: the module that its classes are read from
     "thalweg": "thalweg.optim",
@@ -59,10 +61,13 @@ def main(names: list[str]) -> None:
         print(json.dumps(_library(names[1])))
         return
     found: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    for name in names or LIBRARIES:
+    for name in [] if names == ["--page"] else names or LIBRARIES:
         print(f"{name} ...", flush=True)
         done = subprocess.run(
-            [sys.executable, __file__, "--one", name], stdout=subprocess.PIPE, text=True, check=True
+            [sys.executable, "-m", "benchmarks.conformance", "--one", name],
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
         )
         found[name] = json.loads(done.stdout.splitlines()[-1])
         RESULTS.write_text(json.dumps(found, indent=1) + "\n")
@@ -70,7 +75,7 @@ def main(names: list[str]) -> None:
 
 
 def _library(name: str) -> dict[str, Any]:
-    module = importlib.import_module(LIBRARIES[name])
+    module = import_peer(LIBRARIES[name])
     out, sys.stdout = sys.stdout, sys.stderr  # what optimizers print is not the answer
     classes = {cls: _class(LIBRARIES[name], cls) for cls in _classes(name, module)}
     sys.stdout = out
@@ -188,10 +193,10 @@ thalweg check package.Class          # thalweg check --help
 or `thalweg.conformance.check_optimizer(factory)` in a test. A check is not applicable only by a declared
 capability ({capabilities}), or because the optimizer has no such argument or count; that is counted.
 
-This page is written by `python docs/make_conformance.py` ({machine}, on the CPU); run it to repeat it.
-Capabilities are declared in every library's favour: `real-only` and `matrix-only` where a class refuses in so
-many words, `sparse` where it takes sparse gradients. A failure is a departure from what users of `torch.optim`
-rely on, not always a bug: some algorithms count steps per group on purpose.
+This page is written by `python -m benchmarks.conformance` ({machine}, on the CPU); run it to repeat it.
+Capabilities are declared in every library's favour: `real-only` and `matrix-only` where a class refuses in
+so many words, `sparse` where it takes sparse gradients. A failure is a departure from what users of
+`torch.optim` rely on, not always a bug: some algorithms count steps per group on purpose.
 """
 
 
