@@ -1,7 +1,10 @@
 """The conformance kit: each check can say no, a sound optimizer passes all, and so do ours."""
 
+import json
+
 import pytest
 import torch
+from benchmarks import conformance
 
 import thalweg
 from broken_optimizers import BROKEN, CrashesInForks, Sound
@@ -251,3 +254,29 @@ def test_a_module_that_fails_while_imported_is_named(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ArgumentError, match=r"cannot import failing_package\.inner: ModuleN"):
         import_object("failing_package.inner.Class")
+
+
+# --- the published table --------------------------------------------------------------------------
+
+
+def test_the_page_is_what_the_results_say():
+    """After `python -m benchmarks.conformance NAME` or `--page` it is."""
+    published = json.loads(conformance.RESULTS.read_text())
+    assert conformance.PAGE.read_text() == conformance.page(published)
+    ours = published["thalweg"]["classes"]
+    assert set(ours) <= set(thalweg.optim.__all__)
+    assert not [name for name, found in ours.items() if found["failed"]]
+
+
+def test_the_capabilities_of_a_class_are_found_by_walking_it():
+    declared = {
+        name: conformance._declared(name, named_factory(f"torch.optim.{name}"))
+        for name in ("SGD", "AdamW", "Muon", "SparseAdam")
+    }
+    assert declared == {
+        "SGD": {"sparse"},
+        "AdamW": set(),
+        "Muon": {"matrix-only", "real-only"},
+        "SparseAdam": {"sparse-only", "real-only"},
+    }
+    assert conformance._declared("Ranger", thalweg.Ranger) == {"real-only"}
