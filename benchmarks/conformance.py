@@ -150,7 +150,7 @@ def _class(module: str, name: str) -> dict[str, Any]:
 def _declared(name: str, factory: Any) -> set[str]:
     """What its author would declare: refusals in so many words, and what it takes without one."""
     found = set(DECLARED.get(name, set()))
-    if name.startswith(DISTANCES):
+    if name.startswith(DISTANCES) or "ScheduleFree" in name:  # a sum over steps for all of a group
         found.add("coupled")
     if _refusal(factory, found, [7]) and not _refusal(factory, found, [6, 5]):
         found.add("matrix-only")

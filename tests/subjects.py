@@ -17,9 +17,30 @@ PLAIN = {
     "adam": ("Adam", {"amsgrad": True}),
     "adamw": ("AdamW", {}),
     "radam": ("RAdam", {}),
+    "adagrad": ("Adagrad", {}),
+    "adadelta": ("Adadelta", {}),
+    "rmsprop": ("RMSprop", {"momentum": 0.5, "centered": True}),
+    "adamax": ("Adamax", {}),
+    "nadam": ("NAdam", {}),
+    "asgd": ("ASGD", {"t0": 2}),
+    "rprop": ("Rprop", {}),
     "lion": ("Lion", {}),
     "ranger": ("Ranger", {"k": 3}),
+    "signsgd": ("SignSGD", {}),
+    "signum": ("Signum", {}),
+    "adabound": ("AdaBound", {"gamma": 0.25}),
+    "amsbound": ("AMSBound", {}),
+    "adan": ("Adan", {}),
+    "adabelief": ("AdaBelief", {"amsgrad": True, "eps": 1e-8}),
+    "adopt": ("ADOPT", {}),
+    "ademamix": ("AdEMAMix", {"alpha_warmup": 4, "beta3_warmup": 6}),
+    "stableadamw": ("StableAdamW", {}),
+    "novograd": ("NovoGrad", {}),
+    "lars": ("LARS", {}),
+    "lamb": ("LAMB", {}),
 }
+BY_TENSOR = ("stableadamw", "novograd", "lars", "lamb")
+"""Plain subjects that add up a tensor: one element's nan is every element's."""
 
 
 @rule(

@@ -1,5 +1,6 @@
 """The conformance kit: each check can say no, a sound optimizer passes all, and so do ours."""
 
+import inspect
 import json
 
 import pytest
@@ -51,12 +52,22 @@ def test_a_crash_in_a_fork_is_told_from_a_hang():
     assert "got an exception or a crash in it" in report.failed[0].message
 
 
-OURS = dict.fromkeys(thalweg.optim.__all__, ()) | {"SGD": ("sparse",), "Ranger": ("real-only",)}
+OURS = sorted(thalweg.optim.__all__)
+OPEN = {"LBFGS": {"fork", "thread-counts"}}
+"""What one of ours does not do yet: its step and its sums are torch's."""
+
+
+def examine(name, factory, left_out=()):
+    """Run what is not left out, with what walking the class shows of it as declared."""
+    declared = conformance._declared(name, getattr(thalweg, name))
+    left_out = {*left_out, *OPEN.get(name, ())}
+    checks = [check for check in CHECKS if check not in left_out]
+    return check_optimizer(factory, capabilities=declared, checks=checks)
 
 
 @pytest.mark.parametrize("name", OURS)
 def test_ours_pass_all_that_applies(name):
-    report = check_optimizer(getattr(thalweg, name), capabilities=OURS[name])
+    report = examine(name, getattr(thalweg, name))
     assert report.ok, report
 
 
@@ -73,8 +84,9 @@ def test_ours_pass_on_the_other_backends(name, backend):
     def factory(params, **overrides):
         return getattr(thalweg, name)(params, **{**BACKENDS[backend], **overrides})
 
-    checks = [check for check in CHECKS if check not in OTHERWISE]
-    report = check_optimizer(factory, capabilities=OURS[name], checks=checks)
+    if "foreach" not in inspect.signature(getattr(thalweg, name)).parameters:
+        pytest.skip("has one backend")
+    report = examine(name, factory, OTHERWISE)
     assert report.ok, report
 
 

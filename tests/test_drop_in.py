@@ -58,6 +58,7 @@ def test_closure_runs_once_under_grad_and_its_loss_returns(name, backend):
 def test_step_hooks_fire_once_in_order(name):
     params, seen = parameters(), []
     optimizer = make(name, params)
+    run(optimizer, params, 2, 1)  # ADOPT's first step moves nothing
     start = params[0].detach().clone()
 
     def pre(opt_, args, kwargs):
@@ -117,7 +118,7 @@ def test_it_is_an_optimizer_with_plain_groups_and_lazy_state(name):
     params = parameters()
     optimizer = make(name, params)
     assert isinstance(optimizer, torch.optim.Optimizer)
-    assert len(optimizer.state) == 0
+    assert len(optimizer.state) == (len(params) if name == "adagrad" else 0)  # torch's is not lazy
     assert optimizer.param_groups[0]["lr"] == 0.0625
     assert optimizer.defaults["weight_decay"] == 0.125
     assert type(optimizer).__name__ in repr(optimizer)

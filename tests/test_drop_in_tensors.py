@@ -22,6 +22,7 @@ from trajectories import assert_same_bits, snapshot, through_bytes
 every_subject = pytest.mark.parametrize("name", SUBJECTS)
 every_backend = pytest.mark.parametrize("backend", BACKENDS)
 ELEMENTWISE = [n for n in PLAIN if n != "ranger"]
+ANY_SHAPE = [n for n in ELEMENTWISE if n not in ("lars", "lamb")]  # those leave vectors out
 
 
 # --- layouts --------------------------------------------------------------------------------------
@@ -279,7 +280,8 @@ def test_a_parameter_replaced_in_its_group_is_followed(name, backend):
     optimizer, params = run_new(name, 3, **BACKENDS[backend])
     new = clones(params)
     for old, p in zip(params, new, strict=True):
-        optimizer.state[p] = optimizer.state.pop(old)
+        if old in optimizer.state:
+            optimizer.state[p] = optimizer.state.pop(old)
     optimizer.param_groups[0]["params"] = new
     kept = [p.detach().clone() for p in params]
     run(optimizer, new, 3, 3)
@@ -349,7 +351,7 @@ PLAIN_TORCH = {
 
 @every_backend
 @pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128], ids=str)
-@pytest.mark.parametrize("name", ELEMENTWISE)
+@pytest.mark.parametrize("name", ANY_SHAPE)
 def test_complex_parameters_are_pairs_of_reals(name, dtype, backend):
     """One complex and one real parameter, against the same numbers viewed as reals."""
     shapes = ((3, 4), (5,))

@@ -98,6 +98,13 @@ def test_every_option_is_vectorised(option_name: str) -> None:
     assert packed_operations(toolchain.assembly(c_run.source_of(kind))) > 0
 
 
+def test_many_streams_are_vectorised() -> None:
+    """Five stores: more pairs of pointers than gcc compares before it gives up."""
+    p = torch.nn.Parameter(torch.ones(3, 3))
+    (kind,) = kinds_of(thalweg.AdamW([p], amsgrad=True, options=[Average()]))
+    assert packed_operations(toolchain.assembly(c_run.source_of(kind))) > 0
+
+
 def test_the_check_for_vectors_notices_a_scalar_loop() -> None:
     text = "void pass_0(float *x) { for (int i = 1; i < 999; i++) x[i] = x[i - 1] * x[i]; }"
     assert packed_operations(toolchain.assembly(text)) == 0

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import thalweg
-from oracles import Adam, Lion, Options, RAdam, Reference, Sgd
+from oracles import AdaBound, Adam, Lion, NovoGrad, Options, RAdam, Reference, Sgd
 from subjects import BACKENDS
 from thalweg import options as opt
 from thalweg.errors import ThalwegError
@@ -16,6 +16,8 @@ OPTIONS = {
     "l2": ("decay", lambda: opt.Decay("l2"), {"decay": "l2"}),
     "decoupled": ("decay", lambda: opt.Decay("decoupled"), {"decay": "decoupled"}),
     "independent": ("decay", lambda: opt.Decay("independent"), {"decay": "independent"}),
+    "direction": ("decay", lambda: opt.Decay("direction"), {"decay": "direction"}),
+    "proximal": ("decay", lambda: opt.Decay("proximal"), {"decay": "proximal"}),
     "cautious decay": (
         "decay",
         lambda: opt.Decay("decoupled", cautious=True),
@@ -32,6 +34,7 @@ OPTIONS = {
     "centralize": ("centralize", lambda: opt.Centralize(), {"centralize": True}),
     "cautious": ("cautious", lambda: opt.Cautious(rescale=False), {"cautious": "plain"}),
     "cautious rescaled": ("cautious", lambda: opt.Cautious(), {"cautious": "rescaled"}),
+    "trust ratio": ("trust_ratio", lambda: opt.TrustRatio(), {"trust_ratio": True}),
     "lookahead": ("lookahead", lambda: opt.Lookahead(k=2, alpha=0.3), {"lookahead": (2, 0.3)}),
     "average": ("average", lambda: opt.Average(0.8), {"average": 0.8}),
     "skip": ("skip", lambda: opt.SkipNonFinite(), {"skip_non_finite": True}),
@@ -50,6 +53,10 @@ RULES = {
         {"decay": "decoupled", "centralize": True, "lookahead": (3, 0.6)},
         {"betas": (0.95, 0.999), "eps": 1e-5},
     ),
+    # a rule that returns the step itself, one that places its decay itself, and decay in the direction
+    "adabound": ("AdaBound", {"gamma": 0.1}, AdaBound, {}, {"gamma": 0.1}),
+    "novograd": ("NovoGrad", {}, NovoGrad, {"decay": "own"}, {}),
+    "lamb": ("LAMB", {}, Adam, {"decay": "direction", "trust_ratio": True}, {"eps": 1e-6}),
 }
 PAIRS = pairs(OPTIONS)
 STEPS = 7  # RAdam changes its branch at the sixth

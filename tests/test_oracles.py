@@ -8,7 +8,30 @@ import pytest
 import torch
 
 import thalweg
-from oracles import Adam, Lion, Options, RAdam, Reference, Sgd
+from oracles import (
+    AdaBelief,
+    AdaBound,
+    Adadelta,
+    Adagrad,
+    Adam,
+    Adamax,
+    Adan,
+    AdEMAMix,
+    Adopt,
+    Asgd,
+    Lars,
+    Lion,
+    NAdam,
+    NovoGrad,
+    Options,
+    RAdam,
+    Reference,
+    RMSprop,
+    Rprop,
+    Sgd,
+    Signum,
+    StableAdamW,
+)
 from thalweg import Hyper, Slot, rule
 from thalweg import options as opt
 from thalweg.ops import norm, where
@@ -21,6 +44,9 @@ BACKENDS = {
     "fused": {},
 }
 DECOUPLED = Options(decay="decoupled")
+PROXIMAL = Options(decay="proximal")
+OWN = Options(decay="own")
+LAMB = Options(decay="direction", trust_ratio=True)
 RANGER = Options(decay="decoupled", centralize=True, lookahead=(6, 0.5))
 RANGER_HYPERS = {"betas": (0.95, 0.999), "eps": 1e-5, "n_sma_threshold": 5}
 
@@ -47,6 +73,45 @@ CASES = {
     "adamw amsgrad": (("AdamW", {"amsgrad": True}), (Adam, DECOUPLED, {"amsgrad": True})),
     "radam": (("RAdam", {}), (RAdam, None, {})),
     "radam decoupled": (("RAdam", {"decoupled_weight_decay": True}), (RAdam, DECOUPLED, {})),
+    "adagrad": (("Adagrad", {}), (Adagrad, None, {})),
+    "adagrad decay start": (
+        ("Adagrad", {"lr_decay": 0.1, "initial_accumulator_value": 0.3, "eps": 1e-3}),
+        (Adagrad, None, {"lr_decay": 0.1, "initial_accumulator_value": 0.3, "eps": 1e-3}),
+    ),
+    "adadelta": (("Adadelta", {}), (Adadelta, None, {})),
+    "adadelta rho eps": (
+        ("Adadelta", {"rho": 0.7, "eps": 1e-3}),
+        (Adadelta, None, {"rho": 0.7, "eps": 1e-3}),
+    ),
+    "rmsprop": (("RMSprop", {}), (RMSprop, None, {})),
+    "rmsprop momentum": (
+        ("RMSprop", {"momentum": 0.8, "alpha": 0.9}),
+        (RMSprop, None, {"momentum": 0.8, "alpha": 0.9}),
+    ),
+    "rmsprop centered": (
+        ("RMSprop", {"centered": True, "momentum": 0.1, "eps": 1e-3}),
+        (RMSprop, None, {"centered": True, "momentum": 0.1, "eps": 1e-3}),
+    ),
+    "adamax": (("Adamax", {}), (Adamax, None, {})),
+    "adamax betas eps": (
+        ("Adamax", {"betas": (0.7, 0.95), "eps": 1e-3}),
+        (Adamax, None, {"betas": (0.7, 0.95), "eps": 1e-3}),
+    ),
+    "nadam": (("NAdam", {}), (NAdam, None, {})),
+    "nadam decoupled": (
+        ("NAdam", {"decoupled_weight_decay": True, "momentum_decay": 0.05}),
+        (NAdam, DECOUPLED, {"momentum_decay": 0.05}),
+    ),
+    "asgd": (("ASGD", {}), (Asgd, None, {})),
+    "asgd averaging": (
+        ("ASGD", {"lambd": 0.1, "alpha": 0.5, "t0": 10}),
+        (Asgd, None, {"lambd": 0.1, "alpha": 0.5, "t0": 10}),
+    ),
+    "rprop": (("Rprop", {}), (Rprop, DECOUPLED, {})),
+    "rprop numbers": (
+        ("Rprop", {"etas": (0.3, 1.5), "step_sizes": (0.015, 0.05)}),
+        (Rprop, DECOUPLED, {"etas": (0.3, 1.5), "step_sizes": (0.015, 0.05)}),
+    ),
     "lion": (("Lion", {}), (Lion, DECOUPLED, {})),
     "lion betas": (("Lion", {"betas": (0.95, 0.98)}), (Lion, DECOUPLED, {"betas": (0.95, 0.98)})),
     "ranger": (("Ranger", {}), (RAdam, RANGER, RANGER_HYPERS)),
@@ -102,6 +167,78 @@ CASES = {
         ("SGD", {"momentum": 0.9, "options": [opt.Decay("independent")]}),
         (Sgd, Options(decay="independent"), {"momentum": 0.9}),
     ),
+    "sgd proximal decay": (
+        ("SGD", {"momentum": 0.9, "options": [opt.Decay("proximal")]}),
+        (Sgd, Options(decay="proximal"), {"momentum": 0.9}),
+    ),
+    "signsgd": (("SignSGD", {}), (Signum, DECOUPLED, {})),
+    "signum": (("Signum", {}), (Signum, DECOUPLED, {"momentum": 0.9})),
+    "adabound": (("AdaBound", {}), (AdaBound, None, {})),
+    "adabound closing": (
+        ("AdaBound", {"betas": (0.8, 0.95), "final_lr": 0.05, "gamma": 0.1, "eps": 1e-4}),
+        (AdaBound, None, {"betas": (0.8, 0.95), "final_lr": 0.05, "gamma": 0.1, "eps": 1e-4}),
+    ),
+    "adabound decoupled": (
+        ("AdaBound", {"gamma": 0.05, "options": [opt.Decay("decoupled")]}),
+        (AdaBound, DECOUPLED, {"gamma": 0.05}),
+    ),
+    "amsbound": (
+        ("AMSBound", {"gamma": 0.01}),
+        (AdaBound, None, {"gamma": 0.01, "amsbound": True}),
+    ),
+    "adan": (("Adan", {}), (Adan, PROXIMAL, {})),
+    "adan no prox": (
+        ("Adan", {"betas": (0.9, 0.7, 0.95), "no_prox": True, "max_grad_norm": 2.0}),
+        (Adan, Options(decay="decoupled", clip_norm=2.0), {"betas": (0.9, 0.7, 0.95)}),
+    ),
+    "adabelief": (("AdaBelief", {}), (AdaBelief, DECOUPLED, {})),
+    "adabelief amsgrad l2": (
+        ("AdaBelief", {"amsgrad": True, "weight_decouple": False, "eps": 1e-8}),
+        (AdaBelief, None, {"amsgrad": True, "eps": 1e-8}),
+    ),
+    "adopt": (("ADOPT", {}), (Adopt, None, {})),
+    "adopt decouple": (
+        ("ADOPT", {"decouple": True, "betas": (0.8, 0.99), "clip_exp": 0.5, "eps": 1e-3}),
+        (Adopt, DECOUPLED, {"betas": (0.8, 0.99), "clip_exp": 0.5, "eps": 1e-3}),
+    ),
+    "ademamix": (("AdEMAMix", {}), (AdEMAMix, DECOUPLED, {})),
+    "ademamix warmups": (
+        ("AdEMAMix", {"alpha": 5.0, "alpha_warmup": 20, "beta3_warmup": 30}),
+        (AdEMAMix, DECOUPLED, {"alpha": 5.0, "alpha_warmup": 20, "beta3_warmup": 30}),
+    ),
+    "stableadamw": (("StableAdamW", {}), (StableAdamW, OWN, {})),
+    "stableadamw clip": (
+        ("StableAdamW", {"betas": (0.8, 0.95), "clip_thresh": 0.5, "eps": 1e-4}),
+        (StableAdamW, OWN, {"betas": (0.8, 0.95), "clip_thresh": 0.5, "eps": 1e-4}),
+    ),
+    "stableadamw decoupled": (
+        ("StableAdamW", {"options": [opt.Decay("decoupled")]}),
+        (StableAdamW, DECOUPLED, {}),
+    ),
+    "novograd": (("NovoGrad", {}), (NovoGrad, OWN, {})),
+    "novograd averaging": (
+        ("NovoGrad", {"betas": (0.8, 0.5), "grad_averaging": True}),
+        (NovoGrad, OWN, {"betas": (0.8, 0.5), "grad_averaging": True}),
+    ),
+    "lars": (("LARS", {}), (Lars, OWN, {})),
+    "lars no momentum": (
+        ("LARS", {"momentum": 0.0, "eeta": 0.02, "epsilon": 0.1}),
+        (Lars, OWN, {"momentum": 0.0, "eeta": 0.02, "epsilon": 0.1}),
+    ),
+    "lars l2": (("LARS", {"options": [opt.Decay("l2")]}), (Lars, None, {})),
+    "lamb": (("LAMB", {}), (Adam, LAMB, {"eps": 1e-6})),
+    "lamb cautious": (
+        ("LAMB", {"betas": (0.8, 0.95), "options": [opt.Cautious(rescale=False)]}),
+        (
+            Adam,
+            Options(decay="direction", cautious="plain", trust_ratio=True),
+            {"betas": (0.8, 0.95), "eps": 1e-6},
+        ),
+    ),
+    "adabound trust ratio": (
+        ("AdaBound", {"options": [opt.Decay("direction"), opt.TrustRatio()]}),
+        (AdaBound, LAMB, {}),
+    ),
 }
 
 
@@ -120,6 +257,14 @@ AGAINST_TORCH = {
     "amsgrad": (torch.optim.Adam, Adam, None, {"amsgrad": True}),
     "adamw": (torch.optim.AdamW, Adam, DECOUPLED, {}),
     "radam": (torch.optim.RAdam, RAdam, None, {}),
+    "adagrad": (torch.optim.Adagrad, Adagrad, None, {"lr_decay": 0.1}),
+    "adadelta": (torch.optim.Adadelta, Adadelta, None, {"rho": 0.7}),
+    "rmsprop": (torch.optim.RMSprop, RMSprop, None, {"momentum": 0.8}),
+    "rmsprop centered": (torch.optim.RMSprop, RMSprop, None, {"centered": True}),
+    "adamax": (torch.optim.Adamax, Adamax, None, {"betas": (0.7, 0.95)}),
+    "nadam": (torch.optim.NAdam, NAdam, None, {"momentum_decay": 0.05}),
+    "asgd": (torch.optim.ASGD, Asgd, None, {"lambd": 0.1, "t0": 10}),
+    "rprop": (torch.optim.Rprop, Rprop, None, {"etas": (0.3, 1.5)}),
 }
 
 
@@ -127,7 +272,8 @@ AGAINST_TORCH = {
 @pytest.mark.parametrize("name", AGAINST_TORCH)
 def test_reference_agrees_with_torch(name, second):
     torch_class, rule, options, hypers = AGAINST_TORCH[name]
-    trajectory = hard(maximize_second=second)
+    decay = (0.0, 0.0) if name == "rprop" else (0.01, 0.1)  # torch's Rprop has none
+    trajectory = hard(maximize_second=second, weight_decay=decay)
     theirs = walk(lambda groups: torch_class(groups, foreach=False, **hypers), trajectory)
     ours = follow(reference(rule, trajectory, options, **hypers), trajectory)
     assert_same_path(ours, theirs, trajectory, 1e-12)

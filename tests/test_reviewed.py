@@ -10,9 +10,9 @@ import torch
 import thalweg
 from cases import BACKENDS
 from thalweg import Hyper, Optimizer, Scalar, Slot, Switch, option, rule
-from thalweg.errors import DeclarationError, StepError
+from thalweg.errors import DeclarationError, StepError, TraceError
 from thalweg.ops import mean, norm, where
-from thalweg.options import Average, Lookahead, StateDtype
+from thalweg.options import Average, Lookahead, SkipNonFinite, StateDtype
 
 
 def one(optimizer_class=thalweg.AdamW, value=1.0, dtype=torch.float32, **arguments):
@@ -115,19 +115,17 @@ def test_averages_of_bfloat16_weights_move_and_survive_a_look() -> None:
 FORBIDDEN = {
     "step": lambda optimizer, saved: optimizer.step(),
     "load": lambda optimizer, saved: optimizer.load_state_dict(saved),
-    "copy": lambda optimizer, saved: copy.deepcopy(optimizer),
-    "state_dict": lambda optimizer, saved: optimizer.state_dict(),
     "again": lambda optimizer, saved: optimizer.averaged().__enter__(),
 }
 
 
 @pytest.mark.parametrize("forbidden", FORBIDDEN)
-def test_inside_averaged_nothing_else_is_done(forbidden: str) -> None:
+def test_inside_averaged_nothing_is_trained(forbidden: str) -> None:
     p, optimizer = one(options=[Average(0.5)])
     optimizer.step()
     saved = optimizer.state_dict()
     weights = p.detach().clone()
-    with optimizer.averaged(), pytest.raises(StepError, match=r"averaged\(\)"):
+    with optimizer.averaged(), pytest.raises(StepError, match=r"hold their averages"):
         FORBIDDEN[forbidden](optimizer, saved)
     assert torch.equal(p, weights)
 
@@ -299,3 +297,29 @@ def test_small_things() -> None:
     p, optimizer = one()
     with pytest.raises(thalweg.errors.CheckpointError, match="no optimizer's state_dict"):
         optimizer.load_state_dict({"weight": p})
+
+
+def test_a_slot_that_begins_as_the_gradient_begins_as_one_that_was_kept() -> None:
+    @rule(name="test_begins_as_gradient", slots=(Slot("mean", init="grad"),))
+    def begins(g, mean):
+        return mean, 0.5 * mean + 0.5 * g
+
+    for options in BACKENDS.values():
+        p = torch.nn.Parameter(torch.zeros(3))
+        optimizer = Optimizer([p], lr=1.0, rule=begins, options=[SkipNonFinite()], **options)
+        for g in (float("nan"), 2.0, 4.0):
+            p.grad = torch.full_like(p, g)
+            optimizer.step()
+        assert p.tolist() == [-4.0] * 3
+        assert optimizer.skipped_steps == 1
+
+
+def test_a_rule_that_draws_random_numbers_is_not_frozen() -> None:
+    numbers = iter(range(10))
+
+    @rule(name="test_counts_calls")
+    def counts_calls(g):
+        return g * float(next(numbers))
+
+    with pytest.raises(TraceError, match="something else each time"):
+        one(Optimizer, rule=counts_calls)

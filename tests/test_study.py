@@ -3,8 +3,6 @@
 import json
 import math
 import statistics
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 
@@ -15,8 +13,9 @@ from torch import nn
 pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
 
+from small_task import blobs
 from thalweg.errors import ArgumentError
-from thalweg.study import TASKS, Contender, Moment, Run, Split, Task, compare, figures, report
+from thalweg.study import TASKS, Contender, Moment, Run, compare, figures, report
 from thalweg.study.contenders import check, resolve
 from thalweg.study.results import Entry
 from thalweg.study.search import EXTRA, choose, is_on_edge, rate, search
@@ -26,32 +25,6 @@ from thalweg.study.train import Setting, evaluate, state_bytes, train
 CPU = torch.device("cpu")
 ADAMW = Contender("adamw", torch.optim.AdamW)
 SGD = Contender("sgd", partial(torch.optim.SGD, momentum=0.9))
-
-
-def blobs(reads: list[int] | None = None, flip: bool = False) -> Task:
-    """Three clouds in the plane; every reading of the test split is noted in `reads`."""
-    generator = torch.Generator().manual_seed(5)
-    targets = torch.arange(120) % 3
-    centres = torch.tensor([[2.0, 0.0], [-1.0, 1.7], [-1.0, -1.7]])
-    inputs = centres[targets] + 0.8 * torch.randn(120, 2, generator=generator)
-
-    def read_test() -> Split:
-        if reads is not None:
-            reads.append(1)
-        return Split(inputs[90:], (targets[90:] + flip) % 3)
-
-    return Task(
-        name="blobs",
-        title="Blobs",
-        train=Split(inputs[:64], targets[:64]),
-        validation=Split(inputs[64:90], targets[64:90]),
-        read_test=read_test,
-        build_model=lambda: nn.Linear(2, 3),
-        augment=lambda x, generator: x + 0.01 * torch.randn(x.shape, generator=generator),
-        batch=16,
-        target=0.8,
-        every=3,
-    )
 
 
 def without_times(value: object) -> object:
@@ -332,20 +305,22 @@ def test_averaged_weights_are_what_is_evaluated():
     model = nn.Linear(2, 3)
 
     class Averaging(torch.optim.SGD):
-        @contextmanager
-        def averaged(self) -> Iterator[None]:
-            kept = [p.detach().clone() for p in model.parameters()]
+        def eval(self) -> None:
+            self.kept = [p.detach().clone() for p in model.parameters()]
             for p in model.parameters():
                 p.data.zero_()
-            yield
-            for p, old in zip(model.parameters(), kept, strict=True):
+
+        def train(self) -> None:
+            for p, old in zip(model.parameters(), self.kept, strict=True):
                 p.data.copy_(old)
 
     optimizer = Averaging(model.parameters(), lr=0.1)
     task = blobs()
-    assert evaluate(model, optimizer, task.validation)[0] != pytest.approx(math.log(3))
-    optimizer.param_groups[0]["options"] = ("average",)
+    plain = torch.optim.SGD(model.parameters(), lr=0.1)
+    before = model.weight.detach().clone()
+    assert evaluate(model, plain, task.validation)[0] != pytest.approx(math.log(3))
     assert evaluate(model, optimizer, task.validation)[0] == pytest.approx(math.log(3))
+    assert torch.equal(model.weight, before)
 
 
 # The comparison

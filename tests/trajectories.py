@@ -162,11 +162,14 @@ def follow(reference, trajectory):
 # --- comparing -----------------------------------------------------------------------------------
 
 
-def assert_same_path(ours, theirs, trajectory, relative, dtype=torch.float64, doubt=None):
+def assert_same_path(
+    ours, theirs, trajectory, relative, dtype=torch.float64, doubt=None, roundings=1
+):
     """Compare two paths step by step, tensor by tensor.
 
     The allowance is ``relative`` times the largest change of THAT tensor so far (stricter than
-    that of all tensors), plus one rounding of the stored weight per step. Elements in ``doubt``
+    that of all tensors), plus ``roundings`` of the stored weight per step, and one of the factor that
+    decay multiplies it with (all that there is where a first step only decays). Elements in ``doubt``
     are left out; the caller says how many there may be.
     """
     assert len(ours) == len(theirs) == len(trajectory.gradients)
@@ -176,7 +179,8 @@ def assert_same_path(ours, theirs, trajectory, relative, dtype=torch.float64, do
         for name, start in trajectory.weights.items():
             change[name] = max(change[name], _largest(b[name] - start))
             size[name] = max(size[name], _largest(b[name]))
-            allowed = relative * change[name] + (t + 1) * UNIT[dtype] * size[name]
+            allowed = relative * change[name]
+            allowed += (roundings * (t + 1) + 1) * UNIT[dtype] * size[name]
             off = np.abs(a[name] - b[name])
             if doubt is not None:
                 off = np.where(doubt[name], 0.0, off)

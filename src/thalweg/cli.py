@@ -7,10 +7,11 @@ import sys
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
-from thalweg import __version__, study
-from thalweg.errors import ThalwegError
+from thalweg import __version__, list_optimizers, optimizer_info, study
+from thalweg.errors import ThalwegError, suggest
+from thalweg.study import rates
 
 with suppress(ModuleNotFoundError):  # main() says so
     import typer
@@ -39,7 +40,24 @@ def app() -> typer.Typer:
     built.callback()(thalweg)
     built.command()(compare)
     built.command()(check)
+    built.command("list")(list_names)
+    built.command()(info)
+    built.command()(trajectories)
+    built.command()(effective_lr)
     return built
+
+
+with suppress(NameError):  # without typer nothing below is called
+    Optimizers = Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[OPTIMIZER]...",
+            help="A name with options, 'lion + cautious', or module:attribute of your own: an "
+            "optimizer class, a function (params, lr=...), or a rule. By default: "
+            "sgd(momentum=0.9), adamw, lion and ranger.",
+            show_default=False,
+        ),
+    ]
 
 
 def _version(wanted: bool) -> None:
@@ -58,16 +76,7 @@ def thalweg(
 
 
 def compare(
-    optimizers: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[OPTIMIZER]...",
-            help="A name with options, 'lion + cautious', or module:attribute of your own: an "
-            "optimizer class, a function (params, lr=...), or a rule. By default: "
-            "sgd(momentum=0.9), adamw, lion and ranger.",
-            show_default=False,
-        ),
-    ] = None,
+    optimizers: Optimizers = None,
     task: Annotated[str, typer.Option(help="What to train on.")] = "digits",
     epochs: Annotated[int, typer.Option(help="Passes over the data per run.")] = study.EPOCHS,
     seeds: Annotated[int, typer.Option(help="Final runs per optimizer.")] = study.SEEDS,
@@ -88,14 +97,123 @@ def compare(
         with Live(console) as live:
             found = study.compare(names, task, epochs, seeds, seed, device, output, progress=live)
     except ThalwegError as error:
-        typer.echo(f"Error: {error}", err=True)
-        raise typer.Exit(2) from None
+        _refuse(error)
     if found.finished:
         show(found, console)
         typer.echo(f"{found.seconds:.0f} s. Written to {output}: {', '.join(study.FILES)}")
     if found.interrupted:
         typer.echo("Interrupted" + ("." if found.finished else " before anything was finished."))
         raise typer.Exit(130)
+
+
+def list_names(
+    pattern: Annotated[
+        str, typer.Argument(help="A part of a name, or with * and ? the whole of it.")
+    ] = "*",
+    able: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--with",
+            metavar="CAPABILITY",
+            help="Only what takes or needs this: sparse, complex, ...",
+        ),
+    ] = None,
+) -> None:
+    """List the optimizers: bytes of state, and what each does."""
+    from rich.console import Console
+
+    from thalweg.catalogue.show import show_list
+
+    try:
+        names = list_optimizers(pattern, **dict.fromkeys(able or (), True))
+    except ThalwegError as error:
+        _refuse(error)
+    if not names:
+        _refuse(f"No optimizer matches {pattern!r}.{suggest(pattern, list_optimizers())}")
+    show_list(names, Console())
+
+
+def info(
+    name: Annotated[
+        str, typer.Argument(help="An optimizer, or a composition: 'lion + lookahead(k=5)'.")
+    ],
+) -> None:
+    """Tell all about one optimizer: formula, arguments, state, what it takes, paper."""
+    from rich.console import Console
+
+    from thalweg.catalogue.show import show_info
+
+    try:
+        found = optimizer_info(name)
+    except ThalwegError as error:
+        _refuse(error)
+    show_info(found, Console())
+
+
+def _refuse(reason: object) -> NoReturn:
+    typer.echo(f"Error: {reason}", err=True)
+    raise typer.Exit(2) from None
+
+
+def trajectories(
+    optimizers: Optimizers = None,
+    surface: Annotated[str, typer.Option(help=f"One of {', '.join(study.SURFACES)}.")] = "ravine",
+    steps: Annotated[int, typer.Option(help="Steps of every path.")] = study.STEPS,
+    output: Annotated[Path, typer.Option(help="Folder for the picture.")] = Path(
+        "runs/trajectories"
+    ),
+    gif: Annotated[bool, typer.Option("--gif", help="Write an animation too.")] = False,
+) -> None:
+    """Draw the paths of optimizers over a surface; print how far from the minimum they are.
+
+    A name with lr=... runs at that rate; else a small search chooses it. With lookahead both of its
+    paths are drawn.
+    """
+    from rich.console import Console
+
+    from thalweg.study.figures import paths
+    from thalweg.study.live import show_distances
+
+    try:
+        found = study.trajectories(optimizers or study.DEFAULTS, surface, steps, output, gif=gif)
+    except ThalwegError as error:
+        typer.echo(f"Error: {error}", err=True)
+        raise typer.Exit(2) from None
+    show_distances(found, Console())
+    typer.echo(f"Written to {output}: {', '.join(paths.names(found, gif=gif))}")
+
+
+def effective_lr(
+    optimizers: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[OPTIMIZER]...",
+            help="Adam or a relative of it, with its options. "
+            f"By default: {', '.join(study.ADAPTIVE)}.",
+            show_default=False,
+        ),
+    ] = None,
+    task: Annotated[str, typer.Option(help="What to train on.")] = "digits",
+    epochs: Annotated[int, typer.Option(help="Passes over the data.")] = rates.EPOCHS,
+    seed: Annotated[int, typer.Option(help="Of the weights and the batches.")] = 0,
+    output: Annotated[Path, typer.Option(help="Folder for effective-lr.png.")] = Path(
+        "runs/effective-lr"
+    ),
+) -> None:
+    """Draw the learning rate that each weight really gets through training."""
+    from rich.console import Console
+
+    from thalweg.study.live import Live, show_rates
+
+    console, names = Console(), optimizers or study.ADAPTIVE
+    try:
+        with Live(console) as live:
+            found = study.effective_lr(names, task, epochs, seed, output, progress=live)
+    except ThalwegError as error:
+        typer.echo(f"Error: {error}", err=True)
+        raise typer.Exit(2) from None
+    show_rates(found, console)
+    typer.echo(f"Written to {output}: {rates.FILE}")
 
 
 def check(

@@ -2,6 +2,7 @@
 
 from thalweg.engine.ops import (
     abs,
+    as_stored,
     clamp,
     count,
     exp,
@@ -9,6 +10,7 @@ from thalweg.engine.ops import (
     isfinite,
     lerp,
     log,
+    matrix,
     max,
     maximum,
     mean,
@@ -21,6 +23,6 @@ from thalweg.engine.ops import (
 )
 
 __all__ = [
-    "abs", "clamp", "count", "exp", "floor", "isfinite", "lerp", "log", "max", "maximum", "mean", "minimum",
-    "norm", "sign", "sqrt", "sum", "where",
+    "abs", "as_stored", "clamp", "count", "exp", "floor", "isfinite", "lerp", "log", "matrix", "max",
+    "maximum", "mean", "minimum", "norm", "sign", "sqrt", "sum", "where",
 ]  # fmt: skip

@@ -41,6 +41,11 @@ typedef struct {
   void *const *streams[3];
 } Table;
 
+/* A prefetch of any address is harmless: one that holds nothing any more costs a little time. */
+void prefetch(const i64 *addresses, i64 count) {
+  for (i64 i = 0; i < count; i++) __builtin_prefetch((const void *)addresses[i], 1);
+}
+
 static void body_0_0(const Table *T, i64 t, i64 origin, i64 begin, i64 end, const real *restrict s, double *out) {
   (void)s; (void)out; (void)origin;
   float *restrict w_2 = (float *)T->streams[2][t];
@@ -55,6 +60,7 @@ static void body_0_0(const Table *T, i64 t, i64 origin, i64 begin, i64 end, cons
   {
     const i64 at = begin;
     const int m = (int)(end - begin);
+    #pragma GCC ivdep
     for (int i = 0; i < m; i++) {
       const real x2 = w_2[at + i];
       const real x1 = w_1[at + i];

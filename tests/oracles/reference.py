@@ -11,13 +11,14 @@ from oracles.rules import near_zero
 class Options:
     """What is switched on; every default leaves the bare rule with ``lr * direction`` applied."""
 
-    decay: str = "l2"  # or "decoupled", "independent"
+    decay: str = "l2"  # or "decoupled", "independent", "direction", "proximal", "own" (the rule's)
     cautious_decay: bool = False
     maximize: bool = False
     clip_value: float | None = None
     clip_norm: float | None = None
     centralize: bool = False
     cautious: str | None = None  # or "plain", "rescaled"
+    trust_ratio: bool = False
     lookahead: tuple[int, float] | None = None  # (k, alpha)
     average: float | None = None  # decay of the moving average
     skip_non_finite: bool = False
@@ -76,8 +77,11 @@ class Reference:
             g = g - g.mean(axis=tuple(range(1, g.ndim)), keepdims=True)
         if o.decay == "l2":
             g = g + group["weight_decay"] * p
-        u = self._direction(name, g, group)
-        p = self._decayed(name, p, u, group) - group["lr"] * u
+        u = self._direction(name, g, group)  # the step itself where the rule takes lr
+        step = u if "lr" in self._taken(name) else group["lr"] * u
+        p = self._decayed(name, p, u, group) - step
+        if o.decay == "proximal":
+            p = p / (1 + group["lr"] * group["weight_decay"])
 
         if o.lookahead is not None and self.t[name] % o.lookahead[0] == 0:
             self.slow[name] = self.slow[name] + o.lookahead[1] * (p - self.slow[name])
@@ -85,23 +89,42 @@ class Reference:
         if o.average is not None:
             self.ema[name] = self.ema[name] + (1 - o.average) * (p - self.ema[name])
         self.w[name] = p
+        if hasattr(self.rules[name], "after"):
+            self.rules[name].after(p)
+
+    def _taken(self, name):
+        return getattr(self.rules[name], "takes", ())
 
     def _direction(self, name, g, group):
         known = ("names", "lr", "initial_lr", "weight_decay", "maximize")
         hypers = {**self.hypers, **{k: v for k, v in group.items() if k not in known}}
-        u = self.rules[name].direction(g, **hypers)
+        rule, p, o = self.rules[name], self.w[name], self.options
+        if self._taken(name):
+            hypers |= {"lr": group["lr"], "p": p}
+        outside = {
+            "p": p,
+            "base_lr": group["initial_lr"],
+            "weight_decay": group["weight_decay"] if o.decay == "own" else 0.0,
+        }
+        hypers |= {key: outside[key] for key in getattr(rule, "wants", ())}
+        u = rule.direction(g, **hypers)
+        if o.decay == "direction":
+            u = u + group["weight_decay"] * p
         self.doubt[name] |= self.rules[name].doubt
-        if self.options.cautious is not None:
+        if o.cautious is not None:
             self.doubt[name] |= near_zero(u, np.abs(u).max(initial=0.0))
             self.doubt[name] |= near_zero(g, np.abs(g).max(initial=0.0))
             agrees = u * g > 0
             u = np.where(agrees, u, 0.0)
-            if self.options.cautious == "rescaled":
+            if o.cautious == "rescaled":
                 u = u * (u.size / (agrees.sum() + 1))
+        size, length = np.linalg.norm(p), np.linalg.norm(u)
+        if o.trust_ratio and u.ndim >= 2 and size > 0 and length > 0:
+            u = u * (size / length)
         return u
 
     def _decayed(self, name, p, u, group):
-        if self.options.decay == "l2" or group["weight_decay"] == 0:
+        if self.options.decay not in ("decoupled", "independent") or group["weight_decay"] == 0:
             return p
         rate = group["weight_decay"] * group["lr"]
         if self.options.decay == "independent":

@@ -244,7 +244,8 @@ def lr_from_groups(subject: Subject) -> None:
     params, others = subject.parameters(), subject.parameters()
     other = subject.make(others, lr=0.25)
     written = subject.make(params, lr=0.0625)
-    written.param_groups[0]["lr"] = 0.25
+    for group in written.param_groups:
+        group["lr"] = 0.25
     subject.run(other, others, 0, 1)
     subject.run(written, params, 0, 1)
     expect_same(values(params), values(others), "the step of an optimizer made with that lr")

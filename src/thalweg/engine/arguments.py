@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from thalweg.engine.groups import number, resolve
+from thalweg.engine.groups import initial_value, number, resolve
 from thalweg.engine.option import OPTIONS, Option
 from thalweg.engine.rule import LATEST, Group, Hyper, Rule, Switch, find_rule
-from thalweg.engine.trace import hyper_key
+from thalweg.engine.trace import hyper_key, shared_scalars
 from thalweg.errors import ArgumentError, ArgumentTypeError, BackendError, suggest
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 LR = Hyper("lr", 1e-3, low=0.0, says="Invalid learning rate")
 FLAGS = ("foreach", "maximize", "capturable", "differentiable", "fused")
@@ -68,6 +73,20 @@ def _taken(title: str, key: str, hypers: list[Hyper], left: dict[str, Any]) -> A
     return tuple(whole)
 
 
+def passed(given: Mapping[str, Any], *without: str, **instead: Any) -> dict[str, Any]:
+    """A constructor's arguments for the one above it: `super().__init__(**passed(locals(), rule=lion))`.
+
+    A class is then its signature and one line, and no argument can be forgotten on the way.
+
+    Args:
+        given: The constructor's `locals()`, before anything else is assigned.
+        without: Names that the constructor above does not take.
+        instead: What it gets besides, or in the place of what was given.
+    """
+    dropped = {"self", "__class__", *without}
+    return {name: value for name, value in given.items() if name not in dropped} | instead
+
+
 def dissolved(chosen: Sequence[Option]) -> dict[str, Any]:
     """Options as plain keys of a group."""
     keys: dict[str, Any] = {"options": tuple(o.spec.name for o in chosen if not o.spec.builtin)}
@@ -76,12 +95,22 @@ def dissolved(chosen: Sequence[Option]) -> dict[str, Any]:
     return keys
 
 
-def taken_at_construction(group: Group) -> dict[str, Any]:
-    """What options derive from a group's own numbers when it is added."""
+def taken_at_construction(group: Group, others: Sequence[Group]) -> dict[str, Any]:
+    """What follows from a group's own numbers when it is added: keys that rule and options derive, scalars.
+
+    Args:
+        group: The new one.
+        others: Those that are there; a scalar of the whole optimizer is what it is in them.
+    """
     found: dict[str, Any] = {}
-    for spec in resolve(group).specs:
-        if spec.at_construction is not None:
-            found |= spec.at_construction(group)
+    resolved = resolve(group)
+    for derive in (resolved.rule.at_construction, *(s.at_construction for s in resolved.specs)):
+        if derive is not None:
+            found |= derive(group)
+    for key, (owner, scalar) in shared_scalars(resolved.rule, resolved.specs).items():
+        label = "" if owner is resolved.rule else owner.name
+        there = [g[key] for g in others if key in g] if scalar.scope == "optimizer" else []
+        found[key] = there[0] if there else initial_value(owner, label, scalar.init, group)
     return found
 
 
@@ -108,7 +137,8 @@ def check_numbers(title: str, group: Group, where: str) -> None:
         for h in owner.hypers if label else (LR, *owner.hypers):
             if h.derived:
                 continue
-            complaint = h.complaint(number(group, hyper_key(h, label)))
+            said = replace(h, says=resolved.rule.says.get(h.name, h.says))
+            complaint = said.complaint(number(group, hyper_key(h, label)), group[h.place(label)[0]])
             if complaint:
                 raise ArgumentError(
                     f"{complaint}. {title} needs {h.range}{where}; typical: {h.default:g}."
@@ -124,6 +154,25 @@ def check_spelling(title: str, group: Group, known: Iterable[str]) -> None:
     for name in group:
         if name not in names and difflib.get_close_matches(name, names, n=1, cutoff=0.86):
             raise ArgumentTypeError(unknown(title, name, sorted(names)))
+
+
+class Strict:
+    """A class whose constructor refuses unknown arguments with a suggestion, before anything else looks."""
+
+    def __new__(cls, *_: Any, **kwargs: Any) -> Self:
+        """Refuse them.
+
+        Raises:
+            TypeError: There is one.
+        """
+        known = inspect.signature(cls.__init__).parameters
+        if not any(p.kind is p.VAR_KEYWORD for p in known.values()):
+            for name in kwargs:
+                if name not in known:
+                    raise ArgumentTypeError(
+                        unknown(cls.__name__, name, [k for k in known if k != "self"])
+                    )
+        return super().__new__(cls)
 
 
 def unknown(title: str, name: str, known: Sequence[str]) -> str:

@@ -85,7 +85,7 @@ def loaded_state(
         group: Its group, as loaded.
         saved: Its entries in the checkpoint.
         where: The parameter's name, for messages.
-        strict: Whether a slot that is missing beside others is an error.
+        strict: Whether a slot or number that is missing beside others is an error.
 
     Raises:
         CheckpointError: An entry is no tensor or number, or has another shape than the parameter.
@@ -93,7 +93,8 @@ def loaded_state(
     resolved = resolve(group)
     wanted = wanted_slots(resolved, resolved.setting(p, frozenset()), group, p)
     own = [s.name for s in resolved.rule.slots if s.name in wanted]
-    own += ["step"] * any(s.name == "step" for s in resolved.rule.scalars)
+    kept = {s.name for s in resolved.rule.scalars} | {"step"}
+    own += [s.name for s in resolved.rule.scalars if not s.is_shared]
     missing = [key for key in own if saved.get(key) is None]
     if strict and missing and any(isinstance(x, Tensor) for x in saved.values()):
         raise CheckpointError(
@@ -106,6 +107,8 @@ def loaded_state(
         if name not in group["options"]
         for s in [*(x.name for x in spec.slots), *(x.name for x in spec.scalars)]
     }
+    for key in kept.intersection(saved):
+        _check_number(key, saved[key], where)
     return {
         key: _copied(p, key, value, wanted[key][1] if key in wanted else None, where)
         for key, value in saved.items()
@@ -113,9 +116,16 @@ def loaded_state(
     }
 
 
+def _check_number(key: str, value: Any, where: str) -> None:
+    is_one = isinstance(value, (int, float)) or (isinstance(value, Tensor) and value.numel() == 1)
+    if not is_one:
+        raise CheckpointError(
+            f"the checkpoint's {key!r} for {where} is {value!r}; it must be one number"
+        )
+
+
 def _copied(p: Tensor, key: str, value: Any, slot: torch.dtype | None, where: str) -> Any:
     """A copy of one entry: a slot in its dtype and the parameter's layout, or whatever else it is."""
-    is_one = isinstance(value, (int, float)) or (isinstance(value, Tensor) and value.numel() == 1)
     if slot is not None and value is not None:
         if not isinstance(value, Tensor) or value.shape != p.shape:
             got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
@@ -124,10 +134,6 @@ def _copied(p: Tensor, key: str, value: Any, slot: torch.dtype | None, where: st
                 f"{tuple(p.shape)}: the groups hold other parameters, or hold them in another order"
             )
         return torch.empty_like(p, dtype=slot, requires_grad=False).copy_(value.detach())
-    if key == "step" and not is_one:
-        raise CheckpointError(
-            f"the checkpoint's 'step' for {where} is {value!r}; it must be one number"
-        )
     if isinstance(value, Tensor):
         home = p.device if value.ndim and value.device.type != "cpu" else torch.device("cpu")
         return value.detach().to(home, copy=True)

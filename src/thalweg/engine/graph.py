@@ -8,7 +8,7 @@ from enum import IntEnum
 from functools import cached_property
 from typing import Any
 
-from thalweg.engine.ops import OPS, REDUCTIONS
+from thalweg.engine.ops import OPS, REDUCTIONS, MatrixCall
 
 
 class Lane(IntEnum):
@@ -29,11 +29,12 @@ class Node:
     """One operation. Nodes of one builder are unique, so identity is equality.
 
     Args:
-        op: A row of the vocabulary, or "input", "const", "sum", "max".
+        op: A row of the vocabulary, or "input", "const", "sum", "max", "matrix".
         args: Operands.
-        attr: Of an input (kind, name); of a const its value; of a reduction (over, tag).
+        attr: Of an input (kind, name); of a const its value; of a reduction (over, tag); of a matrix
+            function the call.
         lane: What there is one value of.
-        level: How many reductions lie below it: pass `level` can compute it.
+        level: How many reductions and matrix functions lie below it: pass `level` can compute it.
         boolean: Whether it is a truth value.
     """
 
@@ -64,9 +65,11 @@ class Builder:
     def __init__(self) -> None:
         self._known: dict[tuple[Any, ...], Node] = {}
 
-    def input(self, kind: str, name: str, lane: Lane, *, boolean: bool = False) -> Node:
-        """A value that comes from outside."""
-        return self._node("input", (), (kind, name), lane, 0, boolean)
+    def input(
+        self, kind: str, name: str, lane: Lane, *, boolean: bool = False, level: int = 0
+    ) -> Node:
+        """A value that comes from outside, from the given level on."""
+        return self._node("input", (), (kind, name), lane, level, boolean)
 
     def const(self, value: float | bool) -> Node:
         """A number that the rule wrote down."""
@@ -85,6 +88,10 @@ class Builder:
         """A reduction: a value of a lower lane, one level up."""
         lane = Lane.ROW if over == "row" else Lane.TENSOR
         return self._node(op, (arg,), (over, tag), lane, arg.level + 1, False)
+
+    def matrix(self, arg: Node, call: MatrixCall) -> Node:
+        """A function of whole matrices: a value per element, one level up."""
+        return self._node("matrix", (arg,), call, Lane.ELEMENT, arg.level + 1, False)
 
     def _node(
         self, op: str, args: tuple[Node, ...], attr: Any, lane: Lane, level: int, boolean: bool
@@ -119,6 +126,21 @@ def topological(roots: Iterable[Node], *, reductions_are_leaves: bool = False) -
     return tuple(order)
 
 
+@dataclass(frozen=True, slots=True)
+class MatrixStage:
+    """A function of whole matrices between two passes.
+
+    Args:
+        stream: Where an earlier pass leaves its argument, and a later one finds its result.
+        source: Its argument.
+        call: The function.
+    """
+
+    stream: str
+    source: Node
+    call: MatrixCall
+
+
 @dataclass(frozen=True, eq=False)
 class Graph:
     """The outputs of an update by name: "param", slots and scalars as they are stored.
@@ -126,15 +148,17 @@ class Graph:
     Args:
         outputs: What is written.
         streams: Which of the outputs have a number per element ("param" and slots).
+        matrices: Functions of whole matrices, the earlier ones first.
     """
 
     outputs: Mapping[str, Node]
     streams: tuple[str, ...]
+    matrices: tuple[MatrixStage, ...] = ()
 
     @cached_property
     def nodes(self) -> tuple[Node, ...]:
         """Every node, operands first."""
-        return topological(self.outputs.values())
+        return topological((*(m.source for m in self.matrices), *self.outputs.values()))
 
     @cached_property
     def text(self) -> str:
@@ -153,6 +177,7 @@ class Graph:
                 f"{names[id(n)]} = {n.op}({', '.join(map(operand, n.args))}){attr}"
                 f"  # {n.lane.name.lower()}{f', pass {n.level}' if n.level else ''}"
             )
+        lines += [f"{m.stream} <- {m.call!r} of {operand(m.source)}" for m in self.matrices]
         lines += [f"{name} <- {operand(n)}" for name, n in self.outputs.items()]
         return "\n".join(lines)
 

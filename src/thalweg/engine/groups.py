@@ -15,7 +15,7 @@ from thalweg.engine.option import OPTIONS, OptionSpec, find_option
 from thalweg.engine.passes import Program, split
 from thalweg.engine.rule import Declared, Group, Rule, Slot, find_rule
 from thalweg.engine.trace import Setting, active_slots, hyper_key, trace
-from thalweg.errors import StepError
+from thalweg.errors import StepError, TraceError
 
 
 @dataclass(frozen=True)
@@ -112,6 +112,14 @@ def as_float(value: Any, key: str) -> float:
         raise StepError(f"a group's {key!r} is {value!r}; it must be a number") from None
 
 
+def initial_value(owner: Declared, label: str, init: float | str, group: Group) -> float:
+    """What a slot or scalar begins as: a number, or that of the group whose name it is."""
+    if not isinstance(init, str):
+        return init
+    hypers = {h.name: h for h in owner.hypers}
+    return as_float(number(group, hyper_key(hypers[init], label) if init != "lr" else "lr"), init)
+
+
 _graphs: dict[Any, tuple[Graph, tuple[Program, ...]]] = {}
 
 
@@ -124,7 +132,14 @@ def graph_of(resolved: Resolved, setting: Setting) -> tuple[Graph, tuple[Program
         setting.on_device,
     )
     if key not in _graphs:
-        graph = lower(trace(resolved.rule, resolved.specs, setting))
+        graph, again = (lower(trace(resolved.rule, resolved.specs, setting)) for _ in range(2))
+        if (
+            graph != again
+        ):  # a random number, or a counter, would be frozen as it was in the first trace
+            raise TraceError(
+                f"{resolved.rule.name} computes something else each time it is called: it is called once, "
+                "to be recorded, and may depend on its arguments alone"
+            )
         _graphs[key] = graph, split(graph)
     return _graphs[key]
 
@@ -138,13 +153,13 @@ def wanted_slots(
     wanted = {}
     for label, owner in resolved.labelled():
         for key, slot in active_slots(owner, label, setting.switches).items():
-            init: float | str = slot.init
-            hypers = {h.name: h for h in owner.hypers}
-            if isinstance(init, str) and init in hypers:
-                init = as_float(number(group, hyper_key(hypers[init], label)), init)
+            init = slot.init
+            if init not in ("param", "grad"):
+                init = initial_value(owner, label, init, group)
             # A copy of the weights is never stored in less than they are, an average in less than float32:
             # what 1 - decay adds to it would round away.
-            dtype = torch.promote_types(p.dtype, stored) if init == "param" else stored
+            is_copy = init == "param" or slot.follows is not None
+            dtype = torch.promote_types(p.dtype, stored) if is_copy else stored
             if isinstance(owner, OptionSpec) and owner.averages == slot.name:
                 dtype = torch.promote_types(dtype, torch.float32)
             wanted[key] = slot, dtype, init

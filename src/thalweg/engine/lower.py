@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from thalweg.engine.graph import Builder, Graph, Lane, Node, rewrite
+from thalweg.engine.graph import Builder, Graph, Lane, MatrixStage, Node, rewrite
 from thalweg.engine.ops import OPS, REDUCTIONS
 
 
@@ -75,7 +75,15 @@ class Folder(Builder):
         return None
 
 
-def _rebuild(builder: Builder, node: Node, args: tuple[Node, ...]) -> Node:
+def _rebuild(
+    builder: Builder, node: Node, args: tuple[Node, ...], matrices: list[MatrixStage]
+) -> Node:
+    if (
+        node.op == "matrix"
+    ):  # what a pass leaves in memory and the next one loads, as if it were a slot
+        stage = MatrixStage(f"matrix_{len(matrices)}", args[0], node.attr)
+        matrices.append(stage)
+        return builder.input("slot", stage.stream, Lane.ELEMENT, level=args[0].level + 1)
     if node.op == "input":
         kind, name = node.attr
         return builder.input(kind, name, node.lane, boolean=node.boolean)
@@ -89,8 +97,9 @@ def _rebuild(builder: Builder, node: Node, args: tuple[Node, ...]) -> Node:
 def lower(graph: Graph) -> Graph:
     """The form that backends compute; unused nodes are gone, as only outputs hold nodes."""
     folder = Folder()
-    outputs = rewrite(graph.outputs, lambda node, args: _rebuild(folder, node, args))
-    return Graph(outputs, graph.streams)
+    matrices: list[MatrixStage] = []
+    outputs = rewrite(graph.outputs, lambda node, args: _rebuild(folder, node, args, matrices))
+    return Graph(outputs, graph.streams, tuple(matrices))
 
 
 def specialise(outputs: Mapping[str, Node], assumed: Mapping[Node, bool]) -> dict[str, Node]:

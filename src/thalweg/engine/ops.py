@@ -150,6 +150,7 @@ _ROWS = (
     ),
     Op("pow", 2, torch.pow, _power, "", ""),
     Op("mod", 2, torch.remainder, _remainder, "", ""),
+    Op("stored", 2, lambda a, like: a.to(like.dtype).to(a.dtype), lambda a, _: a, "", ""),
     Op("lt", 2, torch.lt, lambda a, b: a < b, "({0} < {1})", "({0} < {1})", boolean=True),
     Op("le", 2, torch.le, lambda a, b: a <= b, "({0} <= {1})", "({0} <= {1})", boolean=True),
     Op("gt", 2, torch.gt, lambda a, b: a > b, "({0} > {1})", "({0} > {1})", boolean=True),
@@ -178,6 +179,29 @@ OPS: dict[str, Op] = {row.name: row for row in _ROWS}
 """The vocabulary by name. `input`, `const`, `sum` and `max` are nodes of a graph that are no rows."""
 
 REDUCTIONS = ("sum", "max")
+
+
+@dataclass(frozen=True, slots=True)
+class MatrixCall:
+    """A function of whole matrices with its constants.
+
+    Args:
+        function: (stack of n matrices, shape (n, rows, columns), **constants) -> a stack of that shape.
+        constants: Its keywords.
+        dtype: Of the stack it gets.
+    """
+
+    function: Callable[..., Tensor]
+    constants: tuple[tuple[str, Any], ...]
+    dtype: torch.dtype
+
+    def __call__(self, stack: Tensor) -> Tensor:
+        return self.function(stack, **dict(self.constants))
+
+    def __repr__(self) -> str:
+        constants = ", ".join(f"{k}={v!r}" for k, v in self.constants)
+        # Two functions of one name are two: a notebook declares the same one again and again.
+        return f"{self.function.__name__}<{id(self.function):x}, {self.dtype}>({constants})"
 
 
 class Traced(ABC):
@@ -377,6 +401,15 @@ def lerp(a: Any, b: Any, weight: Any) -> Any:
     return start + share * (b - a)
 
 
+def as_stored(x: Any, scalar: Any) -> Any:
+    """A number x in the precision that `scalar`, a number of the state, is stored in.
+
+    What a step computes on top of a number that it will keep is then what it would be had the number
+    come out of a checkpoint; torch computes such numbers in float32.
+    """
+    return apply("stored", x, scalar)
+
+
 def clamp(x: Any, low: Any, high: Any) -> Any:
     """X, but not below `low` nor above `high`; NaN stays NaN."""
     return minimum(maximum(x, low), high)
@@ -415,6 +448,30 @@ def count(x: Any, over: Over = "tensor") -> Any:
     return x.numel() if over != "row" else x.numel() // x.shape[0]
 
 
+def matrix(
+    function: Callable[..., Tensor],
+    x: Any,
+    *,
+    dtype: torch.dtype = torch.float32,
+    **constants: Any,
+) -> Any:
+    """A function of the whole matrix x; tensors of more dimensions are (first, all others) matrices.
+
+    It is not traced: it is called with stacks of same-shaped matrices in plain torch, between two passes.
+
+    Args:
+        function: (stack of shape (n, rows, columns), **constants) -> a stack of that shape. It must not care
+            for the order of columns, which is that of storage, and treat each matrix by itself.
+        x: A value per element, of two or more dimensions.
+        dtype: What x is rounded to for it.
+        **constants: Python values; a change of one traces anew, and compiles nothing.
+    """
+    call = MatrixCall(function, tuple(sorted(constants.items())), dtype)
+    if isinstance(x, Traced):
+        return x._record("matrix", x, call)
+    return call(x.reshape(1, x.shape[0], -1).to(dtype)).reshape(x.shape).to(x.dtype)
+
+
 def _reduce(op: str, x: Any, over: Over) -> Any:
     if over not in OVERS:
         raise TraceError(f"{op}(x, over={over!r}): over is one of {', '.join(OVERS)}")
@@ -433,5 +490,5 @@ def _reduce(op: str, x: Any, over: Over) -> Any:
 
 VOCABULARY = (
     "sqrt", "exp", "log", "floor", "abs", "sign", "maximum", "minimum", "isfinite", "where", "lerp",
-    "clamp", "sum", "max", "norm", "mean", "count",
+    "as_stored", "clamp", "sum", "max", "norm", "mean", "count", "matrix",
 )  # fmt: skip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, overload
@@ -13,6 +12,7 @@ from torch.optim.optimizer import ParamsT
 
 from thalweg.engine import inspection
 from thalweg.engine.arguments import (
+    Strict,
     as_rule,
     check_flags,
     check_numbers,
@@ -20,26 +20,26 @@ from thalweg.engine.arguments import (
     dissolved,
     numbers_of,
     taken_at_construction,
-    unknown,
 )
+from thalweg.engine.averages import TRAINING, WEIGHTS, average_of, keeps_average
 from thalweg.engine.backends.toolchain import step_threads
 from thalweg.engine.checkpoint import check_groups, loaded_state, merged_group
-from thalweg.engine.groups import graph_of, resolve
+from thalweg.engine.groups import graph_of, resolve, wanted_slots
 from thalweg.engine.option import Option, check_options, find_option
-from thalweg.engine.plan import Plan
+from thalweg.engine.plan import Plan, Plans
 from thalweg.engine.prepare import Pending, Preparation, parameter_name
 from thalweg.engine.rule import Group, Rule
+from thalweg.engine.state import Missing, make_slots, scalar_dtype, slots_of
 from thalweg.engine.trace import hyper_key
 from thalweg.errors import (
     ArgumentError,
-    ArgumentTypeError,
     BackendError,
     CheckpointError,
     StepError,
 )
 
 
-class Optimizer(torch.optim.Optimizer):
+class Optimizer(Strict, torch.optim.Optimizer):
     """Any rule as a torch optimizer.
 
     It is a real `torch.optim.Optimizer`: groups, state, hooks, closures, schedulers, checkpoints. The
@@ -65,11 +65,11 @@ class Optimizer(torch.optim.Optimizer):
         >>> import torch, thalweg
         >>> from thalweg.ops import lerp, sign
         >>> @thalweg.rule(slots=(thalweg.Slot("exp_avg"),), hypers=(thalweg.Hyper("beta", 0.9),))
-        ... def signum(g, exp_avg, *, beta):
+        ... def my_sign(g, exp_avg, *, beta):
         ...     exp_avg = lerp(exp_avg, g, 1 - beta)
         ...     return sign(exp_avg), exp_avg
         >>> w = torch.nn.Parameter(torch.ones(3))
-        >>> optimizer = thalweg.Optimizer([w], lr=0.5, rule=signum)
+        >>> optimizer = thalweg.Optimizer([w], lr=0.5, rule=my_sign)
         >>> w.grad = torch.tensor([1.0, -2.0, 0.0])
         >>> optimizer.step()
         >>> w.tolist()
@@ -77,18 +77,7 @@ class Optimizer(torch.optim.Optimizer):
     """
 
     _plan: Plan | None = None
-    _averaging: bool = False
-
-    def __new__(cls, *_: Any, **kwargs: Any) -> Optimizer:
-        """Refuse unknown arguments with a suggestion before anything else looks at them."""
-        known = inspect.signature(cls.__init__).parameters
-        if not any(p.kind is p.VAR_KEYWORD for p in known.values()):
-            for name in kwargs:
-                if name not in known:
-                    raise ArgumentTypeError(
-                        unknown(cls.__name__, name, [k for k in known if k != "self"])
-                    )
-        return super().__new__(cls)
+    _plans: Plans | None = None
 
     def __init__(
         self,
@@ -137,7 +126,7 @@ class Optimizer(torch.optim.Optimizer):
         check_flags(full)
         check_numbers(title, full, where)
         self._check_shared(full)
-        for key, value in taken_at_construction(full).items():
+        for key, value in taken_at_construction(full, self.param_groups).items():
             group.setdefault(key, value)
         super().add_param_group(group)
         try:
@@ -145,12 +134,18 @@ class Optimizer(torch.optim.Optimizer):
         except Exception:
             self.param_groups.pop()
             raise
-        self._plan = None
+        self._plan = self._plans = None
 
     @staticmethod
     def _try_out(group: Group) -> None:
         """Trace what the group will run, so that a broken rule is known before the first step."""
         resolved = resolve(group)
+        for name in group["options"]:
+            if name in resolved.rule.refuses:
+                raise ArgumentError(
+                    f"{resolved.rule.name} does not go with the option {name}: "
+                    f"{resolved.rule.refuses[name]}; leave one out"
+                )
         for p in {min(p.ndim, 2): p for p in group["params"]}.values():
             graph_of(resolved, resolved.setting(p, frozenset()))
         for p in group["params"] if group["fused"] else ():
@@ -219,51 +214,49 @@ class Optimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        if self._averaging:
-            raise StepError(
-                "step() inside averaged(): the parameters hold their averages; leave the with block first"
-            )
+        self._check_training("step()")
         with torch.set_grad_enabled(bool(self.defaults["differentiable"])), step_threads():
             self._advance()
         return loss
 
     def _advance(self) -> None:
-        plan = self._plan
+        plans = self._plans or Plans()
         pending: Pending = []
-        self._plan = None  # whatever interrupts a step, the next one looks at everything anew
-        if plan is None or not plan.fits(self.param_groups, self.state):
+        self._plan = self._plans = None  # whatever interrupts a step, the next looks at all anew
+        plan = plans.find(self.param_groups, self.state)
+        if plan is None:
             plan, pending = Preparation(self.param_groups, self.state).plan()
+            plans.keep(plan, self.param_groups)
         plan.ready(self.param_groups)
         for p, entries in pending:
             self.state[p].update(entries)
         plan.settle(self.state)
-        plan.run()
-        self._plan = plan
+        plan.run(self.param_groups)
+        self._plan, self._plans = plan, plans
 
     # State ----------------------------------------------------------------------------------------
 
-    def __getstate__(self) -> dict[str, Any]:
-        if self._averaging:
-            raise StepError(
-                "a copy inside averaged() would train on the averages; leave the with block first"
-            )
-        return super().__getstate__()
+    def _begin_state(self) -> None:
+        """Make the rule's own state of every parameter now, as torch does for some, not in its first step."""
+        for i, group in enumerate(self.param_groups):
+            resolved = resolve(group)
+            for j, p in enumerate(group["params"]):
+                wanted = wanted_slots(resolved, resolved.setting(p, frozenset()), group, p)
+                own = {s.name: wanted[s.name] for s in resolved.rule.slots if s.name in wanted}
+                found = slots_of(p, p, {}, own, list(own), parameter_name(group, i, j)).slots
+                made = {
+                    key: make_slots([p], [x], dense=False)[0]
+                    for key, x in found.items()
+                    if isinstance(x, Missing)
+                }
+                self.state[p] |= {"step": torch.zeros((), dtype=scalar_dtype()), **made}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._plan, self._averaging = None, False
+        self._plan = self._plans = None
         for group in self.param_groups:
             for key, value in self.defaults.items():
                 group.setdefault(key, value)
-
-    def state_dict(self) -> dict[str, Any]:
-        """The state and the groups, as torch lays them out; plain values and tensors only."""
-        if self._averaging:
-            raise StepError(
-                "state_dict() inside averaged(): it would save the averages as weights; "
-                "leave the with block first"
-            )
-        return super().state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any], *, strict: bool = True) -> None:
         """Load a checkpoint of this optimizer, or of torch's of the same algorithm; everything is copied.
@@ -276,8 +269,7 @@ class Optimizer(torch.optim.Optimizer):
             CheckpointError: It is another rule's or has other options or shapes; nothing was changed.
             ValueError: It has other groups.
         """
-        if self._averaging:
-            raise StepError("load_state_dict() inside averaged(): leave the with block first")
+        self._check_training("load_state_dict()")
         checked: dict[str, Any] = {}
 
         def check(_: Any, given: dict[str, Any]) -> dict[str, Any]:
@@ -351,49 +343,59 @@ class Optimizer(torch.optim.Optimizer):
         ]
         return int(max(counts, default=0.0))
 
+    # Averages -------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def eval(self) -> None:
+        """Let the parameters hold their averages, until `train()`: values are copied, never pointers.
+
+        The weights stand aside in `state[p]["train_weights"]`, so that a checkpoint taken now goes on from
+        them. Without an option that averages, or if they hold them already, nothing happens.
+        """
+        for group in self.param_groups:
+            if not group.get(TRAINING, True):
+                continue
+            for p in group["params"]:
+                average = average_of(p, self.state.get(p, {}), group)
+                if average is not None:
+                    self.state[p][WEIGHTS] = p.detach().clone()
+                    p.copy_(average)
+                    group[TRAINING] = False
+
+    @torch.no_grad()
+    def train(self) -> None:
+        """Put the weights back where `eval()` put averages, bit for bit."""
+        for group in self.param_groups:
+            for p in group["params"]:
+                if WEIGHTS in self.state.get(p, {}):
+                    p.copy_(self.state[p].pop(WEIGHTS))
+            group.pop(TRAINING, None)
+
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """Within the block the parameters hold their averages: values are copied, never pointers.
-
-        The weights are kept aside and put back bit for bit; the averages are not written.
+        """Within the block the parameters hold their averages: `eval()`, and then `train()`.
 
         Raises:
             ArgumentError: No group has an option that averages.
-            StepError: It is already in such a block.
+            StepError: The parameters hold their averages already.
         """
-        if self._averaging:
-            raise StepError(
-                "averaged() inside averaged(): the parameters hold their averages already"
+        if not any(keeps_average(group) for group in self.param_groups):
+            raise ArgumentError(
+                "averaged() needs an option that averages: options=[thalweg.options.Average(0.999)]"
             )
-        averages = {
-            p: self.state[p][key] for p, key in self._averages() if key in self.state.get(p, {})
-        }
-        kept = {p: p.detach().clone() for p in averages}
-        _copy(averages)
-        self._averaging = True
+        self._check_training("averaged()")
+        self.eval()
         try:
             yield
         finally:
-            _copy(kept)
-            self._averaging = False
+            self.train()
 
-    def _averages(self) -> list[tuple[Tensor, str]]:
-        found = []
-        for group in self.param_groups:
-            for spec in resolve(group).specs:
-                if spec.averages is not None:
-                    found += [(p, f"{spec.name}_{spec.averages}") for p in group["params"]]
-        if not found:
-            raise ArgumentError(
-                "averaged() needs an option that keeps averages: options=[thalweg.options.Average(0.999)]"
+    def _check_training(self, what: str) -> None:
+        if not all(group.get(TRAINING, True) for group in self.param_groups):
+            raise StepError(
+                f"{what} while the parameters hold their averages: call train(), or leave the averaged() "
+                "block, first"
             )
-        return found
-
-
-def _copy(values: dict[Tensor, Tensor]) -> None:
-    with torch.no_grad():
-        for p, value in values.items():
-            p.copy_(value)
 
 
 def _first_name(group: Group) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from torch import Tensor
 
 from thalweg.engine.rule import (
     Declared,
@@ -53,7 +55,8 @@ class OptionSpec(Declared):
     Args:
         excludes: Names of options that cannot stand beside it.
         scope: "optimizer" if all groups must agree on it.
-        averages: Name of the slot that holds an average of the weights (`optimizer.averaged()`).
+        averages: Name of the slot that holds an average of the weights (`optimizer.averaged()`), or a
+            function of (parameter, its state, its group) that gives it.
         builtin: Whether every optimizer has it: plain keys of the group switch it.
         at_construction: Keys that a group gets from its own numbers when it is added.
     """
@@ -61,7 +64,7 @@ class OptionSpec(Declared):
     stages: list[Stage] = field(default_factory=list)
     excludes: tuple[str, ...] = ()
     scope: Literal["group", "optimizer"] = "group"
-    averages: str | None = None
+    averages: str | Callable[[Tensor, Mapping[str, Any], Group], Tensor] | None = None
     builtin: bool = False
     at_construction: Callable[[Group], dict[str, Any]] | None = None
     module: str = ""
@@ -108,7 +111,7 @@ def option(
     paper: str = "",
     excludes: tuple[str, ...] = (),
     scope: Literal["group", "optimizer"] = "group",
-    averages: str | None = None,
+    averages: str | Callable[[Tensor, Mapping[str, Any], Group], Tensor] | None = None,
     builtin: bool = False,
     at_construction: Callable[[Group], dict[str, Any]] | None = None,
 ) -> Callable[[Callable[..., Any]], OptionSpec]:
@@ -125,7 +128,7 @@ def option(
         paper: Authors, year, arXiv number.
         excludes: Names of options that cannot stand beside it.
         scope: "optimizer" if all groups must agree on it.
-        averages: Name of the slot that holds an average of the weights.
+        averages: Name of the slot that holds an average of the weights, or a function that gives it.
         builtin: Whether every optimizer has it: plain keys of the group switch it.
         at_construction: Keys that a group gets from its own numbers when it is added.
     """

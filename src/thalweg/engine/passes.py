@@ -1,8 +1,9 @@
 """Passes: a graph split at its reductions into programs over elements, one sweep of memory each.
 
 Pass k computes the elements that have k reductions below them. Every pass but the last writes nothing
-except partial sums; parameters, slots and scalars are written in the last one, recomputed from old
-values. Reductions over rows sweep row by row, so at one level they are a program of their own.
+except partial sums, and what functions of whole matrices work on; parameters, slots and scalars are
+written in the last one, recomputed from old values. Reductions over rows sweep row by row, so at one
+level they are a program of their own.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Union
 
-from thalweg.engine.graph import Graph, Lane, Node, topological
+from thalweg.engine.graph import Graph, Lane, MatrixStage, Node, topological
 from thalweg.engine.lower import specialise
 from thalweg.engine.ops import REDUCTIONS
 
@@ -80,12 +81,14 @@ class Program:
         reductions: The reduction nodes whose partial sums it makes, in the order of `Body.reduced`.
         by_row: Whether it sweeps row by row.
         is_last: Whether it writes parameters and slots.
+        matrices: What is to be done to whole matrices after it.
     """
 
     tree: Tree
     reductions: tuple[Node, ...]
     by_row: bool
     is_last: bool
+    matrices: tuple[MatrixStage, ...] = ()
 
     @cached_property
     def loads(self) -> tuple[str, ...]:
@@ -129,7 +132,8 @@ def _unique(items: Iterator[str] | Sequence[str] | Iterator[Node] | Sequence[Nod
 def split(graph: Graph) -> tuple[Program, ...]:
     """The programs of a lowered graph, in the order in which they run.
 
-    Only the last one stores. A reduction that nothing but a scalar output needs is made in it too.
+    Only the last one stores the outputs. A reduction that nothing but a scalar output needs is made in it
+    too.
     """
     elements = {name: graph.outputs[name] for name in graph.streams}
     reductions = [n for n in graph.nodes if n.op in REDUCTIONS]
@@ -143,16 +147,26 @@ def split(graph: Graph) -> tuple[Program, ...]:
             programs.append(_program({}, by_row, by_row=True, is_last=False))
         if level == last:
             programs.append(_program(elements, flat, by_row=False, is_last=True))
-        elif flat:
-            programs.append(_program({}, flat, by_row=False, is_last=False))
+        else:
+            matrices = tuple(m for m in graph.matrices if m.source.level == level)
+            kept = {m.stream: m.source for m in matrices}
+            if flat or kept:
+                programs.append(
+                    _program(kept, flat, by_row=False, is_last=False, matrices=matrices)
+                )
     return tuple(programs)
 
 
 def _program(
-    stores: Mapping[str, Node], reductions: tuple[Node, ...], *, by_row: bool, is_last: bool
+    stores: Mapping[str, Node],
+    reductions: tuple[Node, ...],
+    *,
+    by_row: bool,
+    is_last: bool,
+    matrices: tuple[MatrixStage, ...] = (),
 ) -> Program:
     roots = dict(stores) | {f"{i}": r.args[0] for i, r in enumerate(reductions)}
-    return Program(_grow(roots, len(reductions), [1]), reductions, by_row, is_last)
+    return Program(_grow(roots, len(reductions), [1]), reductions, by_row, is_last, matrices)
 
 
 def _grow(roots: Mapping[str, Node], reduced: int, leaves: list[int]) -> Tree:

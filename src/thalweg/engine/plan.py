@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor
@@ -18,7 +18,8 @@ from thalweg.engine.graph import Lane, Node
 from thalweg.engine.groups import Resolved, as_float, number, resolve
 from thalweg.engine.rule import Group
 from thalweg.engine.scalars import DeviceScalars, HostScalars, tree_sum
-from thalweg.engine.tables import Bucket, Watch, same_objects
+from thalweg.engine.tables import Bucket, Watch, same_objects, with_gradient
+from thalweg.engine.trace import shared_scalars
 
 
 @dataclass(eq=False)
@@ -44,6 +45,7 @@ class BucketRun:
         self.expected: Tensor | None = None
         self.position = 0
         graph = self.kind.graph
+        self.shared = shared_scalars(self.kind.rule, self.kind.specs)
         self.written = {n: x for n, x in graph.outputs.items() if n not in graph.streams}
         wanted = [[*p.columns, *p.row_columns] for p in self.kind.programs] + [
             [*self.written.values()]
@@ -59,7 +61,8 @@ class BucketRun:
     @property
     def steps(self) -> Tensor | None:
         """The step counts, if the bucket keeps any."""
-        return self.bucket.vectors.get("step")
+        counts = self.bucket.scalars.get("step")
+        return None if counts is None else counts.read()
 
     def take(self, grads: list[Tensor], moved: bool) -> None:
         """Use these gradients in this step; those of another layout are copied to the parameter's."""
@@ -111,31 +114,47 @@ class BucketRun:
                     shares.append((node, x))
                 else:
                     self.known[node] = x
+            for m in self.kind.programs[index].matrices:
+                self.bucket.matrices[m.stream].apply(m.call)
         return shares
 
-    def finish(self) -> None:
+    def finish(self, groups: Sequence[dict[str, Any]]) -> None:
         """Write the scalars."""
         numbers = self._numbers(-1)
         count = len(self.row_of)
         for name, node in self.written.items():
-            if node.lane != Lane.HOST:
-                self.bucket.vectors[name].copy_(numbers.device[node].expand(count))
+            if name in self.shared:
+                self._share(name, node, numbers, groups)
+            elif node.lane != Lane.HOST:
+                self.bucket.scalars[name].write(numbers.device[node].expand(count))
             elif node.op != "input":  # the plain count is added below
                 values = [numbers.of(node, i) for i in range(count)]
-                vector = self.bucket.vectors[name]
-                vector.copy_(upload(values, torch.float64, vector.device))
+                scalars = self.bucket.scalars[name]
+                scalars.write(upload(values, torch.float64, scalars.vector.device))
         self._count()
         self.bucket.first = [False] * count
 
+    def _share(
+        self, name: str, node: Node, numbers: Numbers, groups: Sequence[dict[str, Any]]
+    ) -> None:
+        """Write a group's scalar into it, and an optimizer's into groups without gradients too."""
+        found = {g: numbers.of(node, i) for i, g in enumerate(self.bucket.groups)}
+        if self.shared[name][1].scope == "optimizer":
+            others = [i for i, g in enumerate(groups) if name in g]
+            found = dict.fromkeys(others, next(iter(found.values()))) | found
+        for g, x in found.items():
+            on_device = isinstance(x, Tensor) and x.device.type != "cpu"
+            groups[g][name] = torch.clone(cast("Tensor", x)) if on_device else float(x)
+
     def _count(self) -> None:
         """Count the step, and keep the rows if all counts went up together."""
-        steps, self.expected = self.steps, None
-        plainly = steps is not None and self.written["step"].op == "input"
-        if any(r.first for r in self.rows) or (steps is not None and not plainly):
+        counts, self.expected = self.bucket.scalars.get("step"), None
+        plainly = counts is not None and self.written["step"].op == "input"
+        if any(r.first for r in self.rows) or (counts is not None and not plainly):
             self.rows = []
-        if steps is not None and plainly:
-            steps.add_(1.0)
-            self.expected = steps.clone()
+        if counts is not None and plainly:
+            counts.increment()
+            self.expected = counts.read().clone()
             self.rows = [Row(r.group, r.t + 1.0, r.first) for r in self.rows]
 
     def _per_tensor(self, values: Sequence[float]) -> Tensor:
@@ -147,9 +166,9 @@ class BucketRun:
         kind, name = node.attr
         bucket, device = self.bucket, self.kind.device
         if kind == "t":
-            return bucket.vectors["step"].double() + 1.0
+            return bucket.scalars["step"].read().double() + 1.0
         if kind == "scalar":
-            return bucket.vectors[name].double()
+            return bucket.scalars[name].read()
         if kind == "count":
             counts = {"tensor": bucket.numel, "row": bucket.row_size, "all": [self.total]}[name]
             return upload(counts, torch.float64, device)
@@ -247,7 +266,7 @@ class Plan:
         for r in self.runs:
             r.ready(groups)
 
-    def run(self) -> None:
+    def run(self, groups: Sequence[dict[str, Any]]) -> None:
         """Take the step.
 
         A bucket runs pass after pass; one that has added up its share of a sum over all tensors waits
@@ -264,8 +283,40 @@ class Plan:
             waiting = {r for found in shares.values() for r, _, _ in found}
             movers = [r for r in joined if r not in waiting]
         for r in self.runs:
-            r.finish()
+            r.finish(groups)
             r.bucket.grads.clear()  # gradients are not ours to keep alive
+
+
+class Plans:
+    """An optimizer's plans: one for each set of parameters with a gradient that it met of late.
+
+    With experts that are chosen, or layers that are dropped, the set is another one in most steps.
+    """
+
+    LIMIT = 8
+
+    def __init__(self) -> None:
+        self.last: Plan | None = None
+        self.by_set: dict[bytes, Plan] = {}
+
+    def find(self, groups: Sequence[Group], state: Mapping[Tensor, Any]) -> Plan | None:
+        """The plan that fits, with this step's gradients taken."""
+        if self.last is None or self.last.fits(groups, state):
+            return self.last
+        found = self.by_set.get(with_gradient(groups))
+        if found is not None and (found is self.last or not found.fits(groups, state)):
+            self.by_set.clear()  # it is not the set that changed: no plan is worth keeping
+            return None
+        self.last = found
+        return found
+
+    def keep(self, plan: Plan, groups: Sequence[Group]) -> None:
+        """Remember a new plan, and forget the oldest of too many."""
+        self.last = plan
+        if plan.watch.takes_any:
+            self.by_set[with_gradient(groups)] = plan
+        if len(self.by_set) > self.LIMIT:
+            del self.by_set[next(iter(self.by_set))]
 
 
 def _join(shares: list[Share]) -> list[BucketRun]:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import ModuleType
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor
@@ -20,20 +20,24 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from thalweg.engine.backends import c_run, choice
 from thalweg.engine.codecs import codec_of
 from thalweg.engine.graph import Graph, Lane, topological
-from thalweg.engine.groups import Resolved, graph_of, resolve, wanted_slots
+from thalweg.engine.groups import Resolved, graph_of, initial_value, resolve, wanted_slots
+from thalweg.engine.matrix import Stacks
 from thalweg.engine.passes import Program
 from thalweg.engine.plan import BucketRun, Plan
-from thalweg.engine.rule import Group, Scalar, Slot
+from thalweg.engine.rule import Declared, Group, Scalar, Slot
 from thalweg.engine.state import (
+    Missing,
     ParameterState,
+    elements_of_one,
     is_dense,
+    make_slots,
     rows_are_outermost,
     same_layout,
-    scalar_vector,
+    scalar_views,
     slots_of,
 )
 from thalweg.engine.tables import Bucket, Kind, Watch
-from thalweg.engine.trace import FRESH, Setting
+from thalweg.engine.trace import FRESH, Setting, scalar_key
 from thalweg.errors import ArgumentError, BackendError, CompilerError, StepError
 
 Pending: TypeAlias = list[tuple[Tensor, dict[str, Any]]]
@@ -59,7 +63,7 @@ class Draft:
 
     bucket: Bucket
     module: ModuleType
-    states: list[Mapping[str, Any]] = field(default_factory=list)
+    entries: list[Entry] = field(default_factory=list)
     raw: list[Tensor] = field(default_factory=list)
     relaid: dict[int, Tensor] = field(default_factory=dict)
 
@@ -83,11 +87,13 @@ class Family:
     @cached_property
     def needs_rows(self) -> bool:
         """Whether a kernel must find each row in one stretch."""
-        return any(q.by_row or q.row_columns for q in self.programs)
+        return bool(self.graph.matrices) or any(q.by_row or q.row_columns for q in self.programs)
 
     @cached_property
-    def touches_only_rows(self) -> bool:
-        """Whether rows without gradient stay as they are: p - f(g), and nothing else is kept."""
+    def takes_rows(self) -> bool:
+        """Whether rows without gradient stay as they are: by definition, or as p - f(g) and no slots."""
+        if self.resolved.rule.sparse == "rows":
+            return True
         out = self.graph.outputs["param"]
         if len(self.graph.outputs) != 1 or out.op != "sub" or out.args[0].attr != ("param", ""):
             return False
@@ -125,8 +131,14 @@ class Preparation:
         entries = self._entries()
         self._compile()
         drafts = self._drafts(entries)
+        self._scalars(drafts)
         runs = [self._run(d) for d in drafts]
-        watch = Watch(self.groups, [d.bucket for d in drafts], [d.raw for d in drafts])
+        watch = Watch(
+            self.groups,
+            [d.bucket for d in drafts],
+            [d.raw for d in drafts],
+            [r.bound.prefetch for r in runs],
+        )
         return Plan(runs, watch, self.resolved), self.pending
 
     def _entries(self) -> list[Entry]:
@@ -143,10 +155,12 @@ class Preparation:
         _check_parameter(p, where)
         _check_gradient(grad, p, where)
         family = self._family(index, p)
-        if p.is_complex() and any(q.by_row for q in family.programs):
+        if p.is_complex() and family.needs_rows:
             raise StepError(
-                f"{where} is complex, and a sum over rows would mix real and imaginary parts"
+                f"{where} is complex, and a row or a matrix would mix real and imaginary parts"
             )
+        if p.ndim < 2 and family.graph.matrices:
+            raise StepError(f"{where} has shape {tuple(p.shape)}, and the update works on matrices")
         rule = family.resolved.rule
         sparse = grad.layout != torch.strided
         if sparse and not rule.sparse:
@@ -154,9 +168,15 @@ class Preparation:
                 f"{rule.refuses_sparse or f'{rule.name} does not support sparse gradients'}: {where} has "
                 f"a {str(grad.layout).removeprefix('torch.')} one; make it dense (sparse=False in its layer)"
             )
-        by_rows = (
-            sparse and grad.sparse_dim() == 1 and family.touches_only_rows and not p.is_complex()
-        )
+        if not sparse and rule.refuses_dense:
+            raise StepError(f"{rule.refuses_dense}: {where} has one")
+        by_rows = sparse and grad.sparse_dim() > 0 and family.takes_rows and not p.is_complex()
+        by_rows = by_rows and not family.needs_rows  # a row's sum is of all of it
+        if sparse and rule.sparse == "rows" and not by_rows:
+            raise StepError(
+                f"{where} has a sparse gradient that cannot be taken row by row: it is complex, has no "
+                "sparse dimension, or an option works on whole rows"
+            )
         in_place = by_rows or (not sparse and _in_place(grad, p))
         staged = None if in_place else torch.empty_like(p, dtype=grad.dtype)
         dense = grad.to_dense() if sparse and family.wanted else grad
@@ -197,6 +217,7 @@ class Preparation:
                 raise StepError(f"{where}: {e}") from None
             except BackendError as e:
                 raise BackendError(f"{e} ({where})") from None
+            codecs |= {m.stream: codec_of(m.call.dtype) for m in family.graph.matrices}
             kind = Kind(
                 family.resolved.rule,
                 family.resolved.specs,
@@ -239,29 +260,70 @@ class Preparation:
             b.groups.append(e.group)
             b.order.append(e.order)
             b.first.append(e.state.is_new)
-            for key, x in e.state.slots.items():
-                b.slots.setdefault(key, []).append(x)
-            draft.states.append(self.state.get(e.p, {}))
-            if e.state.pending:
-                self.pending.append((e.p, e.state.pending))
+            draft.entries.append(e)
         return list(drafts.values())
 
     def _run(self, draft: Draft) -> BucketRun:
-        bucket, kind = draft.bucket, draft.bucket.kind
-        for key, scalar in _scalars(kind).items():
-            at_home = key != "step" or "t" in kind.setting.on_device
-            device = kind.device if at_home else torch.device("cpu")
-            initial = [scalar.init] * len(draft.states)
-            if key == FRESH:
-                initial = [float(new) for new in bucket.first]
-            vector, views = scalar_vector(key, initial, draft.states, device)
-            bucket.vectors[key] = vector
-            for p, state, view in zip(bucket.params, draft.states, views, strict=True):
-                if state.get(key) is not view:
-                    self.pending.append((p, {key: view}))
+        for key in draft.bucket.kind.slots:
+            self._slots(draft, key)
+        self.pending += [(e.p, e.state.pending) for e in draft.entries if e.state.pending]
+        bucket = draft.bucket
+        for m in bucket.kind.graph.matrices:
+            bucket.matrices[m.stream] = Stacks(bucket.params, m.call.dtype)
         run = BucketRun(bucket, draft.module.bind(bucket), draft.relaid)
         run.take(draft.raw, moved=False)
         return run
+
+    @staticmethod
+    def _slots(draft: Draft, key: str) -> None:
+        """Make what is missing of a slot."""
+        without = {e: x for e in draft.entries if isinstance(x := e.state.slots[key], Missing)}
+        if without:
+            dense = draft.bucket.kind.layout == "dense"
+            made = make_slots([e.p for e in without], list(without.values()), dense=dense)
+            for e, new in zip(without, made, strict=True):
+                e.state.slots[key] = e.state.pending[key] = new
+        draft.bucket.slots[key] = [cast("Tensor", e.state.slots[key]) for e in draft.entries]
+
+    def _scalars(self, drafts: Sequence[Draft]) -> None:
+        """Gather each scalar of all parameters in a vector, of which buckets use some elements.
+
+        Parameters that have no gradient now stay in it: whichever have one next time, the vector serves.
+        """
+        wanted: dict[tuple[str, torch.device, bool], dict[Entry, float]] = {}
+        for draft in drafts:
+            kind = draft.bucket.kind
+            for key, (label, owner, scalar) in _scalars(kind).items():
+                at_home = key != "step" or "t" in kind.setting.on_device
+                device = kind.device if at_home else torch.device("cpu")
+                for e in draft.entries:
+                    start = initial_value(owner, label, scalar.init, self.groups[e.group])
+                    start = float(e.state.is_new) if key == FRESH else start
+                    wanted.setdefault((key, device, scalar.wide), {})[e] = start
+        for (key, device, wide), starts in wanted.items():
+            views = self._views(key, device, starts, wide=wide)
+            for draft in drafts:
+                own = [views[e.p] for e in draft.entries if e in starts]
+                if own and (scalars := elements_of_one(own, device)) is not None:
+                    draft.bucket.scalars[key] = scalars
+
+    def _views(
+        self, key: str, device: torch.device, starts: Mapping[Entry, float], *, wide: bool
+    ) -> dict[Tensor, Tensor]:
+        """A scalar of these parameters, as elements of one vector."""
+        there = {e.p: self.state.get(e.p, {}).get(key) for e in starts}
+        if elements_of_one(list(there.values()), device) is not None:
+            return there
+        values = {e.p: start if there[e.p] is None else there[e.p] for e, start in starts.items()}
+        for p, entries in self.state.items():
+            x = entries.get(key) if isinstance(entries, dict) else None
+            if p not in values and isinstance(x, Tensor) and x.device == device:
+                values[p] = x
+        views = dict(
+            zip(values, scalar_views(list(values.values()), device, wide=wide), strict=True)
+        )
+        self.pending += [(p, {key: view}) for p, view in views.items()]
+        return views
 
 
 def parameter_name(group: Group, index: int, place: int) -> str:
@@ -309,15 +371,16 @@ def _on_device(resolved: Resolved, group: Group, p: Tensor) -> frozenset[str]:
     return resolved.tensors | ({"t"} if counts else set())
 
 
-def _scalars(kind: Kind) -> dict[str, Scalar]:
-    """The per-parameter scalars that a kind keeps, by their key in the state."""
+def _scalars(kind: Kind) -> dict[str, tuple[str, Declared, Scalar]]:
+    """The per-parameter scalars that a kind keeps, by their key in the state, and who declares each."""
     declared = {
-        s.name if s.name == "step" or not label else f"{label}_{s.name}": s
+        scalar_key(s, label): (label, owner, s)
         for label, owner in [("", kind.rule), *((spec.name, spec) for spec in kind.specs)]
         for s in owner.scalars
+        if not s.is_shared
     }
-    declared |= {"step": Scalar("step"), FRESH: Scalar(FRESH)}
-    return {key: s for key, s in declared.items() if key in kind.graph.outputs}
+    declared |= {key: ("", kind.rule, Scalar(key)) for key in ("step", FRESH)}
+    return {key: known for key, known in declared.items() if key in kind.graph.outputs}
 
 
 def _in_place(grad: Tensor, p: Tensor) -> bool:

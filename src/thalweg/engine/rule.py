@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, overload
+from typing import Any, Literal, overload
 
 from torch import Tensor
 
@@ -19,9 +19,12 @@ ENGINE_NAMES = ("p", "t", "lr", "first")
 RESERVED = frozenset({
     "params", "param_names", "rule", "options", "state_dtype", "lr", "initial_lr", "weight_decay",
     "decay_style", "decay_cautious", "foreach", "fused", "maximize", "capturable", "differentiable",
-    "param", "grad", "fresh",
+    "param", "grad", "fresh", "train_mode", "train_weights",
 })  # fmt: skip
 """Keys of a group and of a state that are taken."""
+
+DECAYS = ("l2", "decoupled", "direction", "proximal", "own")
+"""What a rule may say that `weight_decay` means for it: a style of the Decay option, or "own"."""
 
 Group = Mapping[str, Any]
 
@@ -32,23 +35,43 @@ class Slot:
 
     Args:
         name: Its key in `optimizer.state[p]` (an option's slot: `<option>_<name>`).
-        init: A number, "param" or "grad" (a copy taken when state is created), or the name of a hyper.
+        init: A number, "param" or "grad" (a copy taken when state is created), or "lr" or a hyper's name.
         when: Name of a switch; without it set the slot does not exist and the rule sees None.
         signed: False where values are never negative (what a compressed storage may use).
+        follows: Of a rule's slot: how it follows the parameter, (new p, slot, *, numbers) -> slot, called
+            after every option; the rule itself neither sees nor returns such a slot.
     """
 
     name: str
     init: float | str = 0.0
     when: str | None = None
     signed: bool = True
+    follows: Callable[..., Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Scalar:
-    """A number per parameter that lives across steps, kept as a 0-dim tensor in `optimizer.state[p]`."""
+    """A number that lives across steps.
+
+    Args:
+        name: Its key: of a 0-dim tensor in `optimizer.state[p]`, or of a number in the group (an option's:
+            `<option>_<name>`).
+        init: A number, or "lr" or a hyper's name: what that is when the state, or the group, is made.
+        wide: Whether a parameter's is stored in float64 and not in what torch stores step counts in (what a
+            reduction adds up would be rounded, and rounded again every step).
+        scope: Whose it is. A "group"'s follows from numbers of the group and sums over all tensors. An
+            "optimizer"'s stands in every group alike: also where no parameter had a gradient.
+    """
 
     name: str
-    init: float = 0.0
+    init: float | str = 0.0
+    wide: bool = False
+    scope: Literal["parameter", "group", "optimizer"] = "parameter"
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether it stands in the group."""
+        return self.scope != "parameter"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +87,7 @@ class Hyper:
         integer: Whether only whole numbers make sense.
         derived: Whether the option that declares it fills it in, so that nobody passes it.
         says: The sentence that torch begins its error with, if not "Invalid <name> value".
+        jointly: Whether that sentence goes on with every value of the group's key, as for "etas".
     """
 
     name: str
@@ -76,6 +100,7 @@ class Hyper:
     integer: bool = False
     derived: bool = False
     says: str | None = None
+    jointly: bool = False
 
     def __post_init__(self) -> None:
         if not self._allows(self.default):
@@ -109,8 +134,13 @@ class Hyper:
         )
         return f"{left}, {right}" + (", whole numbers" if self.integer else "")
 
-    def complaint(self, value: Any) -> str | None:
-        """The sentence to begin an error with if the value is not allowed, else None."""
+    def complaint(self, value: Any, together: Any = ()) -> str | None:
+        """The sentence to begin an error with if the value is not allowed, else None.
+
+        Args:
+            value: The number.
+            together: What the group's key holds, for sentences that tell all of it.
+        """
         number = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
         if (
             isinstance(number, (int, float))
@@ -125,6 +155,8 @@ class Hyper:
         said = (
             value if isinstance(value, (int, float, Tensor)) else f"{value!r}, which is no number"
         )
+        if self.jointly and isinstance(together, (tuple, list)):
+            said = ", ".join(map(str, together))
         return f"{self.says or f'Invalid {name}'}: {said}"
 
     def _allows(self, x: float) -> bool:
@@ -157,9 +189,31 @@ class Switch:
         return self.read is not None or self.min_ndim is not None
 
 
-def nonzero(key: str) -> Callable[[Group], bool]:
+@dataclass(frozen=True, slots=True)
+class nonzero:  # noqa: N801 - it reads as a function: read=nonzero("momentum")
     """A switch that is on while the group's number is not zero."""
-    return lambda group: bool(group.get(key, 0) != 0)
+
+    key: str
+
+    def __call__(self, group: Group) -> bool:
+        return bool(group.get(self.key, 0) != 0)
+
+    def __str__(self) -> str:
+        return f"{self.key} != 0"
+
+
+def returns_step(group: Group) -> bool:
+    """A switch: whether the group's rule asks for `lr`, so that what it returns is the step itself."""
+    return "lr" in find_rule(group["rule"]).asks
+
+
+OWN_DECAY = Hyper("weight_decay", 0.0, low=0.0, at="weight_decay", derived=True)
+"""The group's weight decay, for a rule declared with decay="own" that places it itself."""
+
+
+def decays_itself(group: Group) -> bool:
+    """A switch for such a rule: whether there is decay to place and no Decay option does it instead."""
+    return bool(group["weight_decay"] != 0 and group.get("decay_style") in (None, "own"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,12 +255,20 @@ class Declared:
                 raise DeclarationError(
                     f"{self.name}: {name!r} is the engine's name; it is asked for, not declared"
                 )
-        starts = {"param", "grad", *(h.name for h in self.hypers)}
-        for slot in self.slots:
-            if isinstance(slot.init, str) and slot.init not in starts:
+        numbers = {"lr", *(h.name for h in self.hypers)}
+        kept: tuple[Slot | Scalar, ...] = (*self.slots, *self.scalars)
+        for x in kept:
+            starts = numbers | ({"param", "grad"} if isinstance(x, Slot) else set())
+            if isinstance(x.init, str) and x.init not in starts:
                 raise DeclarationError(
-                    f"{self.name}: slot {slot.name!r} has init={slot.init!r}; it is a number or one of "
-                    f"{', '.join(sorted(starts))}"
+                    f"{self.name}: {type(x).__name__.lower()} {x.name!r} has init={x.init!r}; it is a "
+                    f"number or one of {', '.join(sorted(starts))}"
+                )
+        for s in self.scalars:
+            if s.scope not in ("parameter", "group", "optimizer"):
+                raise DeclarationError(
+                    f"{self.name}: scalar {s.name!r} has scope={s.scope!r}; allowed: 'parameter', 'group', "
+                    "'optimizer'"
                 )
         switches = {s.name for s in self.switches}
         for slot in self.slots:
@@ -257,7 +319,8 @@ def read_signature(
 
 def check_used(owner: Declared, asked: frozenset[str]) -> None:
     """Refuse a declaration that nothing uses: it is a misspelling more often than not."""
-    used = asked | {s.when for s in owner.slots}
+    used = asked | {s.when for s in owner.slots} | {s.init for s in owner.slots}
+    used |= {s.init for s in owner.scalars}
     for name in set(owner.names()) - {s.name for s in owner.slots} - {"step"} - used:
         raise DeclarationError(
             f"{owner.name}: {name!r} is declared but not asked for by the function"
@@ -270,20 +333,44 @@ class Rule(Declared):
 
     Args:
         function: (g, *slots, *, numbers) -> direction, or (direction, *slots, *scalars).
-        sparse: Whether it may run on the touched rows of a sparse gradient alone.
-        refuses_sparse: The sentence where it may not; torch's own where torch has one.
+        sparse: Whether it takes sparse gradients. True: with the numbers of dense ones, row by row where rows
+            without gradient stay as they are anyway. "rows": they stay as they are by definition.
+        refuses_sparse: The sentence where it does not; torch's own where torch has one.
+        refuses_dense: The sentence to refuse dense gradients with, if it does.
         decay: The style that `weight_decay` has where the user does not choose one.
         check: Looks at a group's numbers together and returns a complaint or None.
+        says: Sentences to begin errors with about numbers that every optimizer has: "lr", "weight_decay".
+        lr_scale: Name of a scalar that multiplies lr where decay uses it: a rule that finds its own rate.
+        refuses: Names of options that do not go around it, and why; all others do.
+        advice: How its authors set its numbers, for who comes from AdamW; with its source.
+        averages: Name of the slot that holds an average of the weights (`optimizer.averaged()`).
+        at_construction: Keys that a group gets from its own numbers when it is added.
     """
 
     function: Callable[..., Any] = field(default=lambda g: g)
-    sparse: bool = False
+    sparse: bool | Literal["rows"] = False
     refuses_sparse: str = ""
+    refuses_dense: str = ""
     decay: str = "decoupled"
     check: Callable[[Mapping[str, Any]], str | None] | None = None
+    says: Mapping[str, str] = field(default_factory=dict)
+    lr_scale: str | None = None
+    refuses: Mapping[str, str] = field(default_factory=dict)
+    at_construction: Callable[[Group], dict[str, Any]] | None = None
+    advice: str = ""
     asks: frozenset[str] = frozenset()
+    averages: str | None = None
     key: str = ""
     """Under which it is registered: its name, and from the second declaration on also which one it is."""
+
+    @property
+    def followers(self) -> dict[str, tuple[Callable[..., Any], frozenset[str]]]:
+        """The slots that follow the parameter: how, and what each function asks for."""
+        return {
+            s.name: (s.follows, read_signature(self, s.follows, 2, (), ()))
+            for s in self.slots
+            if s.follows is not None
+        }
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The function itself: a rule can be tried on plain tensors and numbers."""
@@ -346,10 +433,17 @@ def rule(
     switches: tuple[Switch, ...] = ...,
     paper: str = ...,
     name: str | None = ...,
-    sparse: bool = ...,
+    sparse: bool | Literal["rows"] = ...,
     refuses_sparse: str = ...,
+    refuses_dense: str = ...,
     decay: str = ...,
     check: Callable[[Mapping[str, Any]], str | None] | None = ...,
+    says: Mapping[str, str] | None = ...,
+    lr_scale: str | None = ...,
+    refuses: Mapping[str, str] | None = ...,
+    advice: str = ...,
+    averages: str | None = ...,
+    at_construction: Callable[[Group], dict[str, Any]] | None = ...,
 ) -> Callable[[Callable[..., Any]], Rule]: ...
 
 
@@ -363,10 +457,17 @@ def rule(
     switches: tuple[Switch, ...] = (),
     paper: str = "",
     name: str | None = None,
-    sparse: bool = False,
+    sparse: bool | Literal["rows"] = False,
     refuses_sparse: str = "",
+    refuses_dense: str = "",
     decay: str = "decoupled",
     check: Callable[[Mapping[str, Any]], str | None] | None = None,
+    says: Mapping[str, str] | None = None,
+    lr_scale: str | None = None,
+    refuses: Mapping[str, str] | None = None,
+    advice: str = "",
+    averages: str | None = None,
+    at_construction: Callable[[Group], dict[str, Any]] | None = None,
 ) -> Rule | Callable[[Callable[..., Any]], Rule]:
     """Declare an update rule.
 
@@ -377,15 +478,24 @@ def rule(
     Args:
         function: The rule, where the decorator stands without parentheses.
         slots: Tensors that live across steps.
-        scalars: Numbers per parameter that live across steps; returned after the slots.
+        scalars: Numbers that live across steps; returned after the slots.
         hypers: Numbers of the group.
         switches: Python values it may test with `if`.
         paper: Authors, year, arXiv number, algorithm.
         name: Under which it is registered; the function's name by default.
-        sparse: Whether it may run on the touched rows of a sparse gradient alone.
-        refuses_sparse: The sentence where it may not.
-        decay: "decoupled" or "l2": what `weight_decay` means where the user does not choose a style.
+        sparse: Whether it takes sparse gradients; "rows" if rows without gradient stay as they are by
+            definition.
+        refuses_sparse: The sentence where it does not.
+        refuses_dense: The sentence to refuse dense gradients with, if it does.
+        decay: One of DECAYS: what `weight_decay` means where the user does not choose a style; "own" where
+            the rule places it itself, with OWN_DECAY and decays_itself.
         check: Looks at a group's numbers together and returns a complaint or None.
+        says: Sentences to begin errors with about "lr" and "weight_decay", where torch has its own.
+        lr_scale: Name of a scalar that multiplies lr where decay uses it.
+        refuses: Names of options that do not go around it, and why.
+        advice: How its authors set its numbers, for who comes from AdamW; with its source.
+        averages: Name of the slot that holds an average of the weights.
+        at_construction: Keys that a group gets from its own numbers when it is added.
 
     Raises:
         DeclarationError: The function's signature disagrees with the declaration.
@@ -402,20 +512,32 @@ def rule(
             function,
             sparse,
             refuses_sparse,
+            refuses_dense,
             decay,
             check,
+            says or {},
+            lr_scale,
+            refuses or {},
+            advice=advice,
+            averages=averages,
+            at_construction=at_construction,
         )
         new._check_names()
-        for taken in RESERVED.intersection([*new.names(), *(h.place()[0] for h in hypers)]):
+        read = {h.name for h in hypers if h.derived}  # a number that another declares may be read
+        own = {*new.names(), *(h.place()[0] for h in hypers if not h.derived)} - read
+        for taken in RESERVED & own:
             raise DeclarationError(f"{new.name}: the name {taken!r} is taken; call it otherwise")
         if "step" in {*(s.name for s in slots), *new.arguments()}:
             raise DeclarationError(
                 f"{new.name}: 'step' is the step count, a Scalar; call the other otherwise"
             )
-        if decay not in ("l2", "decoupled"):
-            raise DeclarationError(f"{new.name}: decay={decay!r}; allowed: 'l2', 'decoupled'")
-        asks = read_signature(new, function, 1, slots, ())
-        check_used(new, asks)
+        if decay not in DECAYS:
+            raise DeclarationError(
+                f"{new.name}: decay={decay!r}; allowed: {', '.join(map(repr, DECAYS))}"
+            )
+        asks = read_signature(new, function, 1, tuple(s for s in slots if s.follows is None), ())
+        followers = (asked for _, asked in new.followers.values())
+        check_used(new, asks.union({lr_scale or ""}, *followers))
         object.__setattr__(new, "asks", asks)
         object.__setattr__(new, "__doc__", function.__doc__)
         _register(new)

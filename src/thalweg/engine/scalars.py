@@ -76,8 +76,9 @@ class DeviceScalars:
             if node in values:
                 continue
             args = [self._in_lane(values[a], a, node, row_tensor) for a in node.args]
-            values[node] = _vector_op(node.op, args)
-        return {n: values[n] for n in self.wanted}
+            like = args[1:] if node.op == "stored" else []  # asked for its dtype alone
+            values[node] = _vector_op(node.op, [*map(_wide, args[: len(args) - len(like)]), *like])
+        return {n: _wide(values[n]) for n in self.wanted}
 
     @staticmethod
     def _in_lane(x: Tensor, arg: Node, node: Node, row_tensor: Callable[[], Tensor]) -> Tensor:
@@ -97,6 +98,11 @@ def _above_reductions(wanted: Iterable[Node]) -> list[Node]:
             if node.op not in REDUCTIONS and node.lane != Lane.HOST:
                 stack.extend(node.args)
     return [n for n in topological(wanted, reductions_are_leaves=True) if id(n) in needed]
+
+
+def _wide(x: Tensor) -> Tensor:
+    """The vector in float64: the state's numbers come in as they are stored."""
+    return x.double() if x.is_floating_point() else x
 
 
 def _vector_op(op: str, args: list[Tensor]) -> Tensor:

@@ -1,4 +1,4 @@
-"""State: slots and scalars of a parameter, made before a step and published when it runs.
+"""State: slots and scalars of parameters, made before a step and published when it runs.
 
 Nothing here changes `optimizer.state`: a failed allocation leaves it as it was.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -42,6 +43,14 @@ def rows_are_outermost(x: Tensor) -> bool:
     return x.ndim < 2 or x.shape[0] <= 1 or x.numel() == 0 or x.stride(0) * x.shape[0] == x.numel()
 
 
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """A slot that is yet to be made."""
+
+    dtype: torch.dtype
+    init: float | Tensor
+
+
 @dataclass(eq=False)
 class ParameterState:
     """What one parameter's state will be once the step runs.
@@ -52,7 +61,7 @@ class ParameterState:
         pending: Entries to publish in `optimizer.state[p]`.
     """
 
-    slots: dict[str, Tensor] = field(default_factory=dict)
+    slots: dict[str, Tensor | Missing] = field(default_factory=dict)
     is_new: bool = False
     pending: dict[str, Any] = field(default_factory=dict)
 
@@ -65,7 +74,7 @@ def slots_of(
     own: Sequence[str],
     where: str,
 ) -> ParameterState:
-    """The slots of a parameter: those that are there, laid out as the parameter is, and new ones.
+    """The slots of a parameter: those that are there, laid out as the parameter is, and what is missing.
 
     Args:
         p: The parameter.
@@ -82,21 +91,51 @@ def slots_of(
     for key, (_, dtype, init) in wanted.items():
         there = old.get(key)
         if there is None:
-            there = found.pending[key] = _fresh(p, grad, dtype, init)
-        else:
-            _check(there, p, key, where)
-            if not same_layout(there, p) and is_dense(p):
-                there = found.pending[key] = torch.empty_like(p, dtype=there.dtype).copy_(there)
+            start = {"param": p, "grad": grad}[init] if isinstance(init, str) else init
+            found.slots[key] = Missing(dtype, start)
+            continue
+        _check(there, p, key, where)
+        if not same_layout(there, p) and is_dense(p):
+            there = found.pending[key] = torch.empty_like(p, dtype=there.dtype).copy_(there)
         found.slots[key] = there
     return found
 
 
-def _fresh(p: Tensor, grad: Tensor, dtype: torch.dtype, init: float | str) -> Tensor:
+ALIGNMENT = 64
+"""Bytes: where a slot begins in a buffer that it shares, so that no two share a cache line."""
+
+
+def make_slots(
+    params: Sequence[Tensor], missing: Sequence[Missing], *, dense: bool
+) -> list[Tensor]:
+    """Make a slot of many parameters.
+
+    Those of dense parameters are views of one buffer: one version counter then stands for all of them, and
+    memory that a kernel writes is never freed behind its back.
+
+    Args:
+        params: Laid out as the slots are to be.
+        missing: What each is to hold; of one dtype.
+        dense: Whether each parameter fills one stretch of storage.
+    """
+    dtype = missing[0].dtype
     with torch.no_grad():
-        new = torch.empty_like(p, dtype=dtype, requires_grad=False)
-        if isinstance(init, str):
-            return new.copy_(p if init == "param" else grad)
-        return new.fill_(init)
+        if dense:
+            step = ALIGNMENT // dtype.itemsize
+            starts = [0, *accumulate(-(-p.numel() // step) * step for p in params)]
+            buffer = torch.zeros(starts[-1], dtype=dtype, device=params[0].device)
+            new = [
+                buffer.as_strided(p.shape, p.stride(), at)
+                for p, at in zip(params, starts, strict=False)
+            ]
+        else:
+            new = [torch.zeros_like(p, dtype=dtype, requires_grad=False) for p in params]
+        for x, m in zip(new, missing, strict=True):
+            if isinstance(m.init, Tensor):
+                x.copy_(m.init)
+            elif m.init != 0.0:
+                (torch.view_as_real(x) if x.is_complex() else x).fill_(m.init)  # both parts alike
+    return new
 
 
 def _check(there: Any, p: Tensor, key: str, where: str) -> None:
@@ -124,34 +163,62 @@ WIDE_FROM = 2.0**23
 """Counts from here on are kept in float64: in float32, which torch's are, x + 1 is x at 2^24."""
 
 
-def scalar_vector(
-    key: str, initial: Sequence[float], states: Sequence[Mapping[str, Any]], device: torch.device
-) -> tuple[Tensor, list[Tensor]]:
-    """One vector for a scalar of many parameters, and its 0-dim views.
+class Scalars:
+    """A scalar of many parameters, kept in one vector: a step adds to it, or writes it, as a whole.
 
-    A step then adds to one vector; `state[p]["step"]` is an element of it, and stays one through deepcopy
-    and torch.save. If the parameters' numbers already are the elements of one vector, that vector it is,
-    unless ones can no longer be added in its dtype.
+    `state[p][key]` is an element of the vector, and stays one through deepcopy and torch.save. A bucket may
+    use some elements of a longer vector, in any order.
+
+    Args:
+        vector: Holds the numbers.
+        places: Where in it those of the bucket stand; None for all, in order.
     """
-    there = [state.get(key) for state in states]
-    values = [start if x is None else float(x) for x, start in zip(there, initial, strict=True)]
-    dtype = _counting_dtype(there, values)
+
+    def __init__(self, vector: Tensor, places: Tensor | None = None) -> None:
+        self.vector, self.places = vector, places
+
+    def read(self) -> Tensor:
+        """The numbers, one per parameter."""
+        return self.vector if self.places is None else self.vector[self.places]
+
+    def write(self, values: Tensor) -> None:
+        """Replace them."""
+        if self.places is None:
+            self.vector.copy_(values)
+        else:
+            self.vector[self.places] = values.to(self.vector.dtype)
+
+    def increment(self) -> None:
+        """Add one to each."""
+        if self.places is None:
+            self.vector.add_(1.0)
+        else:
+            self.vector[self.places] += 1.0
+
+
+def elements_of_one(there: Sequence[Any], device: torch.device) -> Scalars | None:
+    """Scalars whose tensors already are elements of one vector there, to which ones can be added."""
     base = there[0]._base if there and isinstance(there[0], Tensor) else None
-    if base is not None and (base.device, base.shape, base.dtype) == (device, (len(there),), dtype):
-        start, size = base.data_ptr(), base.element_size()
-        if all(
-            isinstance(x, Tensor) and x._base is base and x.data_ptr() == start + i * size
-            for i, x in enumerate(there)
-        ):
-            return base, [x for x in there if isinstance(x, Tensor)]
-    vector = torch.tensor(values, dtype=dtype, device=device)
-    return vector, list(vector.unbind())
+    if base is None or base.device != device or base.ndim != 1:
+        return None
+    if not all(isinstance(x, Tensor) and x._base is base for x in there):
+        return None
+    if counting_dtype(base.dtype, float(base.max())) != base.dtype:
+        return None
+    places = [x.storage_offset() - base.storage_offset() for x in there]
+    whole = places == list(range(len(base)))
+    return Scalars(base, None if whole else torch.tensor(places, device=device))
 
 
-def _counting_dtype(there: Sequence[Any], values: Sequence[float]) -> torch.dtype:
-    """What these numbers were stored in, or more if ones could not be added to them in it."""
-    stored = next(
-        (x.dtype for x in there if isinstance(x, Tensor) and x.is_floating_point()), scalar_dtype()
-    )
-    wide = max(values, default=0.0) >= WIDE_FROM
-    return torch.promote_types(stored, torch.float64 if wide else torch.float32)
+def scalar_views(values: Sequence[Any], device: torch.device, *, wide: bool) -> list[Tensor]:
+    """Numbers and 0-dim tensors as the elements of one new vector, in float64 where they are `wide`."""
+    dtypes = [x.dtype for x in values if isinstance(x, Tensor) and x.is_floating_point()]
+    dtypes.append(torch.float64 if wide else scalar_dtype())
+    numbers = [float(x) for x in values]
+    dtype = counting_dtype(dtypes[0], max(numbers, default=0.0))
+    return list(torch.tensor(numbers, dtype=dtype, device=device).unbind())
+
+
+def counting_dtype(stored: torch.dtype, largest: float) -> torch.dtype:
+    """What numbers were stored in, or more if ones could not be added to them in it."""
+    return torch.promote_types(stored, torch.float64 if largest >= WIDE_FROM else torch.float32)

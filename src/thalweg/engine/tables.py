@@ -7,21 +7,24 @@ tensors times a microsecond is more than a step.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from array import array
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
 from operator import is_, itemgetter
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 from thalweg.engine.codecs import Codec, computing_dtype
 from thalweg.engine.graph import Graph
+from thalweg.engine.matrix import Stacks
 from thalweg.engine.option import OptionSpec
 from thalweg.engine.passes import Program
 from thalweg.engine.rule import Group, Rule
+from thalweg.engine.state import Scalars
 from thalweg.engine.trace import Setting
 
 # Methods of the C type, mapped over whole lists: a Python frame per tensor would double the cost.
@@ -38,7 +41,7 @@ class Kind:
         rule, specs, setting: What was traced.
         graph: Lowered.
         programs: Its passes.
-        codecs: Storage by stream: "param", "grad", then slots.
+        codecs: Storage by stream: "param", "grad", slots, then what matrix functions work on.
         parameter: The parameters' dtype.
         device: Where everything lies.
         layout: "dense" (one flat buffer), "strided" (anything else), "rows" (of sparse gradients) or
@@ -67,7 +70,7 @@ class Kind:
     @property
     def slots(self) -> tuple[str, ...]:
         """Keys of the slots."""
-        return tuple(self.codecs)[2:]
+        return tuple(self.codecs)[2 : len(self.codecs) - len(self.graph.matrices)]
 
 
 @dataclass(eq=False)
@@ -80,7 +83,8 @@ class Bucket:
         groups: Index of each one's group.
         order: Index of each one among all parameters of the optimizer.
         grads: This step's gradients, as laid out as the parameters; not held between steps.
-        vectors: Per-parameter scalars by key ("step" among them), an element per tensor.
+        scalars: Per-parameter scalars by key ("step" among them).
+        matrices: What functions of whole matrices work on, by stream.
         first: Which states were created in this step.
     """
 
@@ -90,7 +94,8 @@ class Bucket:
     groups: list[int] = field(default_factory=list)
     order: list[int] = field(default_factory=list)
     grads: list[Tensor] = field(default_factory=list)
-    vectors: dict[str, Tensor] = field(default_factory=dict)
+    scalars: dict[str, Scalars] = field(default_factory=dict)
+    matrices: dict[str, Stacks] = field(default_factory=dict)
     first: list[bool] = field(default_factory=list)
 
     @cached_property
@@ -121,13 +126,37 @@ class Bucket:
             torch.arange(len(self.params), device=self.kind.device), counts
         )
 
+    def tensors(self, stream: str) -> list[Tensor]:
+        """The tensors of a stream."""
+        if stream in ("param", "grad"):
+            return self.params if stream == "param" else self.grads
+        return self.matrices[stream].tensors if stream in self.matrices else self.slots[stream]
+
+    @cached_property
+    def buffers(self) -> dict[str, Tensor]:
+        """The buffer that all tensors of a slot are views of, for the slots that have one."""
+        bases = {key: {id(x._base): x._base for x in held} for key, held in self.slots.items()}
+        return {
+            key: base
+            for key, found in bases.items()
+            for base in found.values()
+            if len(found) == 1 and base is not None
+        }
+
     def written(self, start: int = 0, stop: int | None = None) -> list[Tensor]:
-        """What the last pass may write of these tensors: what autograd must learn of."""
+        """What the last pass may write of these tensors: what autograd must learn of.
+
+        Views share their base's version: a buffer stands for all of them, in whichever part.
+        """
         if self.kind.layout == "differentiable":
             return []  # autograd sees it all
-        streams = self.kind.programs[-1].stores
-        lists = [self.params if s == "param" else self.slots[s] for s in streams]
-        return [x for tensors in lists for x in tensors[start:stop]]
+        written: list[Tensor] = []
+        for stream in self.kind.programs[-1].stores:
+            if stream in self.buffers:
+                written.append(self.buffers[stream])
+            else:
+                written += (self.params if stream == "param" else self.slots[stream])[start:stop]
+        return written
 
 
 def exclusive_sums(counts: Sequence[int]) -> list[int]:
@@ -173,14 +202,38 @@ def _describe(x: Tensor) -> tuple[Any, ...]:
     return type(x), x.dtype, x.device, x.shape, strides, x.is_neg(), x.is_conj()
 
 
+Prefetch: TypeAlias = "Callable[[array[int]], None]"
+"""Has cache lines brought near."""
+
+
+def cache_lines(objects: Iterable[Any]) -> array[int]:
+    """Where the cache lines of Python objects, and of the tensors behind them, begin."""
+    starts: set[int] = set()
+    for x in objects:
+        stretches = [(id(x), 64)]
+        if isinstance(x, Tensor) and x.layout == torch.strided:
+            stretches += [(x._cdata, 192), (x.untyped_storage()._cdata, 64)]
+        for start, size in stretches:
+            starts.update(range(start // 64 * 64, start + size, 64))
+    return array("q", sorted(starts))
+
+
 class Block:
-    """A few hundred tensors of a bucket, asked everything while they are still in the cache."""
+    """A few hundred tensors of a bucket, asked everything while they are still in the cache.
+
+    After a forward and a backward pass none of them is: their cache lines are asked for all at once
+    (gradients where the last ones were: an allocator gives out the same places again), instead of one
+    miss after another.
+    """
 
     SIZE = 256
 
-    def __init__(self, bucket: Bucket, start: int, grads: Sequence[Tensor]) -> None:
+    def __init__(
+        self, bucket: Bucket, start: int, grads: Sequence[Tensor], prefetch: Prefetch
+    ) -> None:
         stop = start + self.SIZE
-        self.bucket, self.start, self.stop = bucket, start, stop
+        self.prefetch = prefetch
+        self.grads = grads[start:stop]
         self.params = bucket.params[start:stop]
         self.addresses = list(map(_address_of, self.params))
         self.layouts, self.grad_layouts = Layouts(self.params), Layouts(grads[start:stop])
@@ -189,7 +242,7 @@ class Block:
         self.written = bucket.written(start, stop)
         self.owners: list[Mapping[str, Any]] = []
         self.entries: list[Any] = []
-        keys = (*bucket.slots, *bucket.vectors)
+        keys = (*bucket.slots, *bucket.scalars)
         self.get = _getter(keys) if keys else None
 
     def settle(self, state: Mapping[Tensor, Any]) -> None:
@@ -197,6 +250,8 @@ class Block:
         if self.get is not None:
             self.owners = [state[p] for p in self.params]
             self.entries = list(chain.from_iterable(map(self.get, self.owners)))
+        self.lines = cache_lines(chain(self.params, self.grads, self.slots, self.owners))
+        self.grads = []  # not ours to keep alive
 
     def gradients(self) -> list[Tensor] | None:
         """The gradients, if parameters, state and gradients are what tables were built for.
@@ -205,6 +260,7 @@ class Block:
         allocator hands the next gradient the same address with other strides, so that an address
         proves nothing.
         """
+        self.prefetch(self.lines)
         if list(map(_address_of, self.params)) != self.addresses:
             return None
         if not self.layouts.hold(self.params):
@@ -224,6 +280,11 @@ class Block:
         return grads
 
 
+def with_gradient(groups: Sequence[Group]) -> bytes:
+    """Which parameters have a gradient, a byte for each."""
+    return bytes(p.grad is not None for group in groups for p in group["params"])
+
+
 class Watch:
     """Remembers what tables were built from and tells whether it still is so.
 
@@ -231,18 +292,23 @@ class Watch:
         groups: The optimizer's groups.
         buckets: What was built.
         grads: The gradients of each bucket, as they were.
+        prefetches: How each bucket's backend prefetches.
     """
 
     def __init__(
-        self, groups: Sequence[Group], buckets: Sequence[Bucket], grads: Sequence[Sequence[Tensor]]
+        self,
+        groups: Sequence[Group],
+        buckets: Sequence[Bucket],
+        grads: Sequence[Sequence[Tensor]],
+        prefetches: Sequence[Prefetch],
     ) -> None:
         self.lists = [list(g["params"]) for g in groups]
         active = {id(p) for b in buckets for p in b.params}
         self.idle = [p for params in self.lists for p in params if id(p) not in active]
         self.takes_any = all(g.layout == torch.strided for gs in grads for g in gs)
         self.blocks = [
-            Block(b, start, gs)
-            for b, gs in zip(buckets, grads, strict=True)
+            Block(b, start, gs, prefetch)
+            for b, gs, prefetch in zip(buckets, grads, prefetches, strict=True)
             for start in range(0, len(b.params), Block.SIZE)
         ]
         self.grad_addresses = [g.data_ptr() for gs in grads for g in gs] if self.takes_any else []

@@ -6,7 +6,7 @@ kernel can compute, and its messages name its own insides.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,9 +14,9 @@ from typing import Any
 import torch
 
 from thalweg.engine.graph import Builder, Graph, Lane, Node, topological
-from thalweg.engine.ops import REDUCTIONS, Traced, where
+from thalweg.engine.ops import REDUCTIONS, MatrixCall, Traced, where
 from thalweg.engine.option import OptionSpec, Stage, Station, stages_of
-from thalweg.engine.rule import Declared, Hyper, Rule, Slot
+from thalweg.engine.rule import Declared, Hyper, Rule, Scalar, Slot
 from thalweg.errors import DeclarationError, ThalwegError, TraceError
 
 FRESH = "fresh"
@@ -75,10 +75,16 @@ class Tracer:
         """Record one operation."""
         if op in REDUCTIONS or op == "count":
             return self._reduce(op, *operands)
+        if op == "matrix":
+            return self._matrix(*operands)
         nodes = [self._node(op, x) for x in operands]
         self._check(op, nodes)
         if op == "pow" and max(n.lane for n in nodes) == Lane.ELEMENT:
             return self._power(operands[0], nodes[1])
+        if op == "stored" and (nodes[1].op != "input" or nodes[1].attr[0] != "scalar"):
+            raise TraceError(
+                f"{self.owner}: as_stored(x, scalar) takes a declared Scalar, as it came, not {nodes[1]}"
+            )
         if op == "mod" and max(n.lane for n in nodes) == Lane.ELEMENT:
             raise TraceError(f"{self.owner}: % works on scalars (t % k), not on elements")
         return Value(self, self.builder.make(op, *nodes))
@@ -152,6 +158,12 @@ class Tracer:
         tag = f"{self.owner}.{self.reductions}" if over == "all" else ""
         return Value(self, self.builder.reduce(op, node, over, tag))
 
+    def _matrix(self, x: Any, call: MatrixCall) -> Value:
+        node = self._node("matrix", x)
+        if node.lane != Lane.ELEMENT or node.boolean:
+            raise TraceError(f"{self.owner}: matrix() works on elements, not on {node}")
+        return Value(self, self.builder.matrix(node, call))
+
     @contextmanager
     def owned_by(self, name: str) -> Iterator[None]:
         """While a function of that name runs: messages and reductions carry it."""
@@ -159,13 +171,18 @@ class Tracer:
         yield
         self.owner = ""
 
+    def scalar(self, scalar: Scalar, label: str) -> Value:
+        """A number that lives across steps, as it was before this one."""
+        kind = "hyper" if scalar.is_shared else "scalar"
+        return self.input(kind, scalar_key(scalar, label))
+
     def numbers(
         self, owner: Declared, asks: frozenset[str], label: str, **values: Any
     ) -> dict[str, Any]:
         """The keywords that a function asks for."""
         hypers = {h.name: h for h in owner.hypers}
         switches = {s.name for s in owner.switches}
-        scalars = {s.name for s in owner.scalars}
+        scalars = {s.name: s for s in owner.scalars}
         found = {}
         for name in asks:
             if name in values:
@@ -175,12 +192,28 @@ class Tracer:
             elif name in switches:
                 found[name] = self.setting.switches[label, name]
             elif name in scalars and name != "step":
-                found[name] = self.input("scalar", f"{label}_{name}" if label else name)
+                found[name] = self.scalar(scalars[name], label)
             else:
                 found[name] = self.input(
                     "hyper" if name == "lr" else name, "lr" if name == "lr" else ""
                 )
         return found
+
+
+def scalar_key(scalar: Scalar, label: str) -> str:
+    """A scalar's key in the state or the group; the step count is one for all."""
+    return f"{label}_{scalar.name}" if label and scalar.name != "step" else scalar.name
+
+
+def shared_scalars(rule: Rule, specs: Iterable[OptionSpec]) -> dict[str, tuple[Declared, Scalar]]:
+    """The scalars that stand in the group, by key, and who declares each."""
+    labelled: list[tuple[str, Declared]] = [("", rule), *((spec.name, spec) for spec in specs)]
+    return {
+        scalar_key(s, label): (owner, s)
+        for label, owner in labelled
+        for s in owner.scalars
+        if s.is_shared
+    }
 
 
 def hyper_key(hyper: Hyper, label: str) -> str:
@@ -214,24 +247,29 @@ class Weaver:
         tracer = self.tracer
         old = self.values["p"] = tracer.input("param")
         raw = g = tracer.input("grad")
-        if stages_of(self.specs, "gate") and "first" in self.rule.asks:
+        begins = any(s.init == "grad" for s in self.rule.slots)
+        asks_first = any("first" in asks for asks in self._rule_asks())
+        if stages_of(self.specs, "gate") and (begins or asks_first):
             # A step that is held back has not used up its being the first.
             self.values["first"] = tracer.input("scalar", FRESH) > 0.0
             self.outputs[FRESH] = Value(tracer, tracer.builder.const(0.0))
         g = self._stations("gradient", g)
         u, moved = self._rule(g)
         u = self._stations("direction", u, g=g)
-        step = u if "lr" in self.rule.asks else self.tracer.input("hyper", "lr") * u
-        apply = stages_of(self.specs, "apply")
-        p = self._stage(*apply[0], old, step)[0] if apply else old - step
-        moved["param"] = self._stations("after", p)
-        self.outputs |= moved
+        lr = self.tracer.input("hyper", "lr")
+        for s in self.rule.scalars:
+            if s.name == self.rule.lr_scale:
+                lr = lr * self.tracer.scalar(s, "")
+        step = u if "lr" in self.rule.asks else lr * u
+        p, more = self._stage(*stages_of(self.specs, "apply")[0], old, step, lr=lr)
+        moved["param"] = p = self._stations("after", p)
+        self.outputs |= moved | more | self._followers(p)
         if self._counts_steps():
             self.outputs["step"] = self.tracer.input("t")
         return self._gated(raw)
 
     def _rule(self, g: Value) -> tuple[Value, dict[str, Value]]:
-        keys = [s.name for s in self.rule.slots]
+        keys = [s.name for s in self.rule.slots if s.follows is None]
         return self._call(
             self.rule,
             self.rule.function,
@@ -241,6 +279,20 @@ class Weaver:
             keys,
             tuple(s.name for s in self.rule.scalars if s.name != "step"),
         )
+
+    def _rule_asks(self) -> list[frozenset[str]]:
+        return [self.rule.asks, *(asks for _, asks in self.rule.followers.values())]
+
+    def _followers(self, p: Value) -> dict[str, Value]:
+        """The rule's slots that follow the parameter as it now is."""
+        active = active_slots(self.rule, "", self.tracer.setting.switches)
+        return {
+            key: self._call(
+                self.rule, function, asks, "", (p, self.tracer.input("slot", key)), [], ()
+            )[0]
+            for key, (function, asks) in self.rule.followers.items()
+            if key in active
+        }
 
     def _stations(self, station: Station, value: Value, **values: Any) -> Value:
         for spec, stage in stages_of(self.specs, station):
@@ -254,7 +306,7 @@ class Weaver:
         slots = [s.name for s in spec.slots] if stage.station in ("after", "apply") else []
         scalars = (
             tuple(s.name for s in spec.scalars if s.name != "step")
-            if stage.station in ("after", "gate")
+            if stage.station in ("apply", "after", "gate")
             else ()
         )
         return self._call(
@@ -275,7 +327,7 @@ class Weaver:
         """Call one function with what it asks for; sort what it returns by the state's keys."""
         active = active_slots(owner, label, self.tracer.setting.switches)
         keys = [f"{label}_{s}" if label else s for s in slots]
-        tensors = [self.tracer.input("slot", k) if k in active else None for k in keys]
+        tensors = [self._slot(active[k], k) if k in active else None for k in keys]
         with self.tracer.owned_by(owner.name):
             numbers = self.tracer.numbers(owner, asks, label, **(self.values | values))
             try:
@@ -309,6 +361,13 @@ class Weaver:
                 moved[key] = self._value(owner, key, value)
         return self._value(owner, "its first value", results[0]), moved
 
+    def _slot(self, slot: Slot, key: str) -> Value:
+        """A slot as it was; one that begins as the gradient, as the gradient of the first step kept."""
+        old = self.tracer.input("slot", key)
+        if slot.init == "grad" and "first" in self.values:
+            return where(self.values["first"], self.tracer.input("grad"), old)  # type: ignore[no-any-return]
+        return old
+
     def _value(self, owner: Declared, what: str, value: Any) -> Value:
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             value = Value(self.tracer, self.tracer.builder.const(value))
@@ -324,7 +383,7 @@ class Weaver:
         declared = [s.name for d in (self.rule, *self.specs) for s in d.scalars]
         if self._uses_first() and not active_slots(self.rule, "", self.tracer.setting.switches):
             return True  # something in the state must tell that it is not new any more
-        return "step" in declared or any("t" in asks for asks in (self.rule.asks, *stages))
+        return "step" in declared or any("t" in asks for asks in (*self._rule_asks(), *stages))
 
     def _uses_first(self) -> bool:
         nodes = topological(value.node for value in self.outputs.values())
@@ -344,6 +403,8 @@ class Weaver:
             return self.tracer.input("param")
         if name == "step":
             return self.tracer.input("t") - 1.0  # type: ignore[no-any-return]
+        if name in shared_scalars(self.rule, self.specs):
+            return self.tracer.input("hyper", name)
         is_slot = any(
             name in active_slots(owner, label, self.tracer.setting.switches)
             for owner, label in self._labelled()
@@ -352,6 +413,15 @@ class Weaver:
 
     def _labelled(self) -> list[tuple[Declared, str]]:
         return [(self.rule, ""), *((spec, spec.name) for spec in self.specs)]
+
+
+def _of_one_parameter(root: Node) -> Iterator[Node]:
+    """What below a scalar differs from parameter to parameter; a sum over all tensors does not."""
+    for node in topological([root], reductions_are_leaves=True):
+        if node.op in REDUCTIONS and node.attr[0] != "all":
+            yield node
+        if node.op == "input" and node.attr not in (("count", "all"),) and node.attr[0] != "hyper":
+            yield node
 
 
 def trace(rule: Rule, specs: tuple[OptionSpec, ...], setting: Setting) -> Graph:
@@ -371,6 +441,12 @@ def trace(rule: Rule, specs: tuple[OptionSpec, ...], setting: Setting) -> Graph:
         if name in scalars and not value.node.is_scalar:
             raise DeclarationError(
                 f"{rule.name}: scalar {name!r} comes out as one number per element; it must be one per tensor"
+            )
+    for name, (owner, s) in shared_scalars(rule, specs).items():
+        for node in _of_one_parameter(outputs[name].node):
+            raise DeclarationError(
+                f"{owner.name}: scalar {s.name!r} has scope={s.scope!r} and depends on {node}, which each "
+                "parameter has its own of; numbers of the group and sums over='all' are alike for all"
             )
     return Graph(
         {name: value.node for name, value in outputs.items()},

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+from thalweg.engine.arguments import passed
 from thalweg.engine.ops import lerp, sqrt, where
 from thalweg.engine.optimizer import Optimizer
 from thalweg.engine.option import Option
@@ -16,12 +17,24 @@ from thalweg.optim.adam import BETAS, EPS
 from thalweg.options import Centralize, Decay, Lookahead
 
 
+def rectified(beta2: Any, t: Any) -> tuple[Any, Any]:
+    """The length of the mean square's memory, and by how much its variance then falls short (r_t squared)."""
+    longest = 2.0 / (1.0 - beta2) - 1.0
+    length = longest - 2.0 * t * beta2**t / (1.0 - beta2**t)
+    variance = (
+        (length - 4.0) * (length - 2.0) * longest / ((longest - 4.0) * (longest - 2.0) * length)
+    )
+    return length, variance
+
+
 @rule(
     slots=(Slot("exp_avg"), Slot("exp_avg_sq", signed=False)),
     scalars=(Scalar("step"),),
     hypers=(*BETAS, EPS, Hyper("n_sma_threshold", 5.0, low=4.0)),
     paper="Liu, Jiang, He, Chen, Liu, Gao, Han 2019, arXiv:1908.03265, Algorithm 2",
     refuses_sparse="RAdam does not support sparse gradients",
+    advice="lr and betas as for AdamW, without warm-up, whose place the rectification takes: Liu et al. "
+    "2019, arXiv:1908.03265, section 5",
     decay="l2",
 )
 def radam(
@@ -38,11 +51,7 @@ def radam(
     """Adam once the mean square is trusted; until then the mean alone."""
     exp_avg = lerp(exp_avg, g, 1.0 - beta1)
     exp_avg_sq = lerp(exp_avg_sq, g * g, 1.0 - beta2)
-    longest = 2.0 / (1.0 - beta2) - 1.0
-    length = longest - 2.0 * t * beta2**t / (1.0 - beta2**t)
-    variance = (
-        (length - 4.0) * (length - 2.0) * longest / ((longest - 4.0) * (longest - 2.0) * length)
-    )
+    length, variance = rectified(beta2, t)
     mean = exp_avg / (1.0 - beta1**t)
     adapted = mean * sqrt(variance * (1.0 - beta2**t)) / (sqrt(exp_avg_sq) + eps)
     return where(length > n_sma_threshold, adapted, mean), exp_avg, exp_avg_sq
@@ -103,21 +112,7 @@ class RAdam(Optimizer):
         fused: bool | None = None,
         options: Sequence[Option] = (),
     ) -> None:
-        super().__init__(
-            params,
-            lr,
-            rule=radam,
-            options=options,
-            betas=betas,
-            eps=eps,
-            weight_decay=weight_decay,
-            maximize=maximize,
-            foreach=foreach,
-            capturable=capturable,
-            differentiable=differentiable,
-            fused=fused,
-            decoupled_weight_decay=decoupled_weight_decay,
-        )
+        super().__init__(**passed(locals(), rule=radam))
 
 
 class Ranger(Optimizer):
@@ -175,21 +170,11 @@ class Ranger(Optimizer):
         fused: bool | None = None,
         options: Sequence[Option] = (),
     ) -> None:
-        given = {type(o) for o in options}
-        parts = [Centralize(), Decay("decoupled"), Lookahead(k, alpha)]
-        chosen = [*options, *(part for part in parts if type(part) not in given)]
-        super().__init__(
-            params,
-            lr,
-            rule=radam,
-            options=chosen,
-            betas=betas,
-            eps=eps,
-            weight_decay=weight_decay,
-            n_sma_threshold=n_sma_threshold,
-            maximize=maximize,
-            foreach=foreach,
-            capturable=capturable,
-            differentiable=differentiable,
-            fused=fused,
-        )
+        own = _composed(options, [Centralize(), Decay("decoupled"), Lookahead(k, alpha)])
+        super().__init__(**passed(locals(), "alpha", "k", "own", rule=radam, options=own))
+
+
+def _composed(options: Sequence[Option], parts: Sequence[Option]) -> list[Option]:
+    """The parts, but for those that the user chose otherwise."""
+    given = {type(o) for o in options}
+    return [*options, *(part for part in parts if type(part) not in given)]

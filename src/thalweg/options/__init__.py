@@ -6,8 +6,10 @@ from thalweg.options.centralize import Centralize
 from thalweg.options.clipping import ClipNorm, ClipValue, Maximize
 from thalweg.options.decay import Decay
 from thalweg.options.lookahead import Lookahead
+from thalweg.options.schedule_free import ScheduleFree
 from thalweg.options.skip import SkipNonFinite
 from thalweg.options.storage import StateDtype
+from thalweg.options.trust_ratio import TrustRatio
 
 __all__ = [
     "Average",
@@ -18,6 +20,8 @@ __all__ = [
     "Decay",
     "Lookahead",
     "Maximize",
+    "ScheduleFree",
     "SkipNonFinite",
     "StateDtype",
+    "TrustRatio",
 ]

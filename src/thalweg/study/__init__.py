@@ -2,13 +2,18 @@
 
 from thalweg.study.comparison import EPOCHS, SEEDS, Moment, compare
 from thalweg.study.contenders import DEFAULTS, Contender
+from thalweg.study.paths import STEPS, Trajectories, Trajectory, trajectories
+from thalweg.study.rates import ADAPTIVE, EffectiveRates, Rates, effective_lr
 from thalweg.study.report import FILES
 from thalweg.study.results import Comparison, Entry
+from thalweg.study.surfaces import SURFACES, Surface
 from thalweg.study.tasks import TASKS, Split, Task
 from thalweg.study.train import Run
 
 __all__ = [
     "compare",
+    "trajectories",
+    "effective_lr",
     "Comparison",
     "Entry",
     "Run",
@@ -21,4 +26,12 @@ __all__ = [
     "Task",
     "Split",
     "TASKS",
+    "ADAPTIVE",
+    "EffectiveRates",
+    "Rates",
+    "Trajectories",
+    "Trajectory",
+    "STEPS",
+    "Surface",
+    "SURFACES",
 ]

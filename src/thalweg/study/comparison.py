@@ -11,7 +11,7 @@ import torch
 
 from thalweg.errors import ArgumentError
 from thalweg.study import report, search
-from thalweg.study.contenders import DEFAULTS, Contender, check, resolve
+from thalweg.study.contenders import DEFAULTS, Contender, check, distinct
 from thalweg.study.results import Comparison, Entry
 from thalweg.study.tasks import Task, load_task
 from thalweg.study.train import Run, Setting, reproducible, train
@@ -131,13 +131,7 @@ def _device(name: str) -> torch.device:
 
 
 def _enter(optimizers: Sequence[str | Contender]) -> list[tuple[Contender, Entry]]:
-    contenders = [resolve(spec) for spec in optimizers]
-    names = [contender.name for contender in contenders]
-    if not names:
-        raise ArgumentError("No optimizer is named: there is nothing to compare.")
-    for name in names:
-        if names.count(name) > 1:
-            raise ArgumentError(f"{name} is named twice.")
+    contenders = distinct(optimizers)
     entries = []
     for contender in contenders:
         default = check(contender)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -36,10 +36,17 @@ class Contender:
 
 @dataclass(frozen=True)
 class Default:
-    """The learning rate that an optimizer has by itself, and where its search starts."""
+    """The learning rate that an optimizer has by itself, and where its search starts.
+
+    Args:
+        lr: its own, or None if it has none.
+        centre: where the search starts.
+        fixed: whether it keeps its own, whatever it is given: its name says ``lr=...``.
+    """
 
     lr: float | None
     centre: float
+    fixed: bool = False
 
 
 def resolve(spec: str | Contender) -> Contender:
@@ -67,6 +74,22 @@ def resolve(spec: str | Contender) -> Contender:
         f"{spec} is a {type(found).__name__}; needed is an optimizer class, a function "
         "(params, lr=...) that returns an optimizer, or a rule."
     )
+
+
+def distinct(specs: Sequence[str | Contender]) -> list[Contender]:
+    """Resolve names, of which there is at least one and none is there twice.
+
+    Raises:
+        ArgumentError: if none is named, one twice, or one cannot be resolved.
+    """
+    contenders = [resolve(spec) for spec in specs]
+    names = [contender.name for contender in contenders]
+    if not names:
+        raise ArgumentError("No optimizer is named: there is nothing to compare.")
+    for name in names:
+        if names.count(name) > 1:
+            raise ArgumentError(f"{name} is named twice.")
+    return contenders
 
 
 def _create(spec: str, params: list[nn.Parameter], **keywords: float) -> Optimizer:
@@ -104,24 +127,37 @@ def check(contender: Contender) -> Default:
             changed.
     """
     params = [nn.Parameter(torch.zeros(4, 4))]
-    try:
-        default = _lr(build(contender, params, None))
-    except ArgumentError:  # perhaps only the rate is missing: the next line says so if not
-        default = None
-    centre = _centre(contender.name, default)
-    if not centre > 0:
-        raise ArgumentError(f"{contender.name} has lr {centre:g}: no rates to try around that.")
-    optimizer = build(contender, params, centre)
-    if _lr(optimizer) == _lr(build(contender, params, 2 * centre)):
+    default = rate_of(contender, params)
+    if default.fixed:
         raise ArgumentError(
-            f"{contender.name} keeps its own lr of {_lr(optimizer):g}, but the search has to choose "
+            f"{contender.name} keeps its own lr of {default.lr:g}, but the search has to choose "
             "it: leave lr out."
         )
+    optimizer = build(contender, params, default.centre)
     params[0].grad = torch.zeros_like(params[0])
     try:
         optimizer.step()
     except Exception as error:
         raise ArgumentError(f"{contender.name} cannot take a step: {said(error)}") from error
+    return default
+
+
+def rate_of(contender: Contender, params: list[nn.Parameter]) -> Default:
+    """Return the learning rate that a contender has by itself, and whether it can be changed.
+
+    Raises:
+        ArgumentError: if it cannot be built over these parameters, or its rate is not above 0.
+    """
+    try:
+        default = _lr(build(contender, params, None))
+    except ArgumentError:  # perhaps only the rate is missing: the next build says so if not
+        default = None
+    centre = _centre(contender.name, default)
+    if not centre > 0:
+        raise ArgumentError(f"{contender.name} has lr {centre:g}: no rates to try around that.")
+    own = _lr(build(contender, params, centre))
+    if own == _lr(build(contender, params, 2 * centre)):
+        return Default(own, own, fixed=True)
     return Default(default, centre)
 
 

@@ -17,8 +17,7 @@ the luck of a trial does not enter the figures. The test split takes no part.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-
-from thalweg.study.train import Run
+from typing import Protocol, TypeVar
 
 REACH = 2  # rates on either side of the centre
 SIZE = 2 * REACH + 1  # rates in the grid
@@ -26,26 +25,44 @@ RATIO = 10**0.5  # between neighbouring rates
 EXTRA = 4  # rates beyond the edge of the grid, at most
 
 
+class Trial(Protocol):
+    """One run with one learning rate."""
+
+    @property
+    def lr(self) -> float:
+        """The rate."""
+
+    @property
+    def rank(self) -> tuple[float, ...] | None:
+        """How good it was, lower is better; None if it diverged."""
+
+
+AnyTrial = TypeVar("AnyTrial", bound=Trial)
+
+
 def rate(centre: float, index: int) -> float:
     """Return the rate ``index`` places above the centre; three digits, so that it can be quoted."""
     return float(f"{centre * RATIO**index:.3g}")
 
 
-def choose(trials: Iterable[Run]) -> Run | None:
-    """Return the run with the lowest validation loss, or None if all diverged."""
-    finished = [run for run in trials if run.validation]
-    return min(finished, key=lambda run: run.validation or (), default=None)
+def choose(trials: Iterable[AnyTrial]) -> AnyTrial | None:
+    """Return the trial of the lowest rank, or None if all diverged."""
+    finished = [trial for trial in trials if trial.rank]
+    return min(finished, key=lambda trial: trial.rank or (), default=None)
 
 
-def search(attempt: Callable[[float], Run], centre: float) -> Iterator[Run]:
-    """Yield one run per learning rate tried, following the three rules above.
+def search(
+    attempt: Callable[[float], AnyTrial], centre: float, reach: int = REACH
+) -> Iterator[AnyTrial]:
+    """Yield one trial per learning rate tried, following the three rules above.
 
     Args:
-        attempt: trains once with a learning rate.
+        attempt: makes one trial with a learning rate.
         centre: the middle of the grid.
+        reach: rates on either side of it.
     """
-    tried: dict[int, Run] = {}
-    for index in range(-REACH, REACH + 1):
+    tried: dict[int, AnyTrial] = {}
+    for index in range(-reach, reach + 1):
         tried[index] = attempt(rate(centre, index))
         yield tried[index]
     for _ in range(EXTRA):
@@ -60,8 +77,8 @@ def search(attempt: Callable[[float], Run], centre: float) -> Iterator[Run]:
         yield tried[index]
 
 
-def is_on_edge(trials: Iterable[Run]) -> bool:
+def is_on_edge(trials: Iterable[Trial]) -> bool:
     """Whether the best rate is still the lowest or the highest tried: the search ran out."""
     trials = list(trials)
-    best, rates = choose(trials), [run.lr for run in trials]
+    best, rates = choose(trials), [trial.lr for trial in trials]
     return best is not None and best.lr in (min(rates), max(rates))

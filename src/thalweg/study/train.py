@@ -6,7 +6,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,6 +48,11 @@ class Run:
     diverged_at: int | None = None
     state_bytes: float | None = None
     step_seconds: float | None = None
+
+    @property
+    def rank(self) -> tuple[float, float] | None:
+        """What the search goes by: validation loss first; None if diverged."""
+        return self.validation
 
     @property
     def test_accuracy(self) -> float | None:
@@ -115,8 +120,8 @@ def train(
     validation = setting.task.validation.to(setting.device)
     run = Run(lr, seed)
     seconds: list[float] = []
-    for step, (inputs, targets) in enumerate(_batches(setting, seed), start=1):
-        loss = _gradients(model, optimizer, inputs, targets)
+    for step, (inputs, targets) in enumerate(batches(setting, seed), start=1):
+        loss = gradients(model, optimizer, inputs, targets)
         if not math.isfinite(loss):
             run.diverged_at = step
             return run
@@ -141,7 +146,7 @@ def train(
     return run
 
 
-def _batches(setting: Setting, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+def batches(setting: Setting, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield augmented batches; the seed decides the order and the augmentation, on any device."""
     generator = torch.Generator().manual_seed(seed)
     task, train = setting.task, setting.task.train.to(setting.device)
@@ -152,7 +157,8 @@ def _batches(setting: Setting, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
             yield task.augment(train.inputs[rows], generator), train.targets[rows]
 
 
-def _gradients(model: nn.Module, optimizer: Optimizer, inputs: Tensor, targets: Tensor) -> float:
+def gradients(model: nn.Module, optimizer: Optimizer, inputs: Tensor, targets: Tensor) -> float:
+    """Fill the gradients of a batch; return its mean cross-entropy."""
     optimizer.zero_grad()
     loss = cross_entropy(model(inputs), targets)
     loss.backward()  # type: ignore[no-untyped-call]
@@ -176,19 +182,27 @@ def _synchronize(device: torch.device) -> None:
 def evaluate(model: nn.Module, optimizer: Optimizer, split: Split) -> tuple[float, float]:
     """Return (mean cross-entropy, accuracy) on a split, with averaged weights if there are any."""
     model.eval()
-    with _averaged(optimizer):
+    with averaged(optimizer):
         logits = model(split.inputs)
     model.train()
     loss = cross_entropy(logits, split.targets).item()
     return loss, (logits.argmax(1) == split.targets).double().mean().item()
 
 
-def _averaged(optimizer: Optimizer) -> AbstractContextManager[Any]:
-    """Exchange weights for their average where the option is on; else do nothing."""
-    if any("average" in group.get("options", ()) for group in optimizer.param_groups):
-        averaged: AbstractContextManager[Any] = optimizer.averaged()  # type: ignore[attr-defined]
-        return averaged
-    return nullcontext()
+@contextmanager
+def averaged(optimizer: Optimizer) -> Iterator[None]:
+    """Exchange weights for their average within the block, where an optimizer keeps one.
+
+    Such an optimizer has ``eval()`` and ``train()``, ours and others' schedule-free ones alike.
+    """
+    switches: Any = optimizer if hasattr(optimizer, "eval") else None
+    if switches:
+        switches.eval()
+    try:
+        yield
+    finally:
+        if switches:
+            switches.train()
 
 
 def state_bytes(optimizer: Optimizer) -> int:

@@ -5,6 +5,7 @@ A backend binds a bucket once, which is where everything that can fail happens, 
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -68,6 +69,9 @@ _captured: list[Tensor] = []
 
 class Bound(Protocol):
     """A backend with a bucket's tables built."""
+
+    def prefetch(self, addresses: array[int]) -> None:
+        """Have these cache lines brought near, if it can: objects that are about to be looked at."""
 
     def take_gradients(self) -> None:
         """Note where `bucket.grads` are now."""

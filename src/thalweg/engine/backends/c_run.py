@@ -80,7 +80,7 @@ class PassTable:
     def __init__(self, bucket: Bucket, program: Program) -> None:
         self.bucket, self.program = bucket, program
         self.real = bucket.kind.compute
-        self.streams = [bucket.params, bucket.grads, *(bucket.slots[s] for s in bucket.kind.slots)]
+        self.streams = list(map(bucket.tensors, bucket.kind.codecs))
         self.table = (ctypes.c_int64 * (len(_FIELDS) + len(self.streams)))()
         self.held: dict[str, Tensor | array[Any]] = {}
         self.rows_of: Sequence[int] | None = None
@@ -210,6 +210,13 @@ class Fused:
             function = getattr(library, f"pass_{i}")
             function.argtypes, function.restype = [ctypes.c_void_p], None
             self.functions.append(function)
+
+        self.fetch = library.prefetch
+        self.fetch.argtypes, self.fetch.restype = [ctypes.c_void_p, ctypes.c_int64], None
+
+    def prefetch(self, addresses: array[int]) -> None:
+        """Ask for these cache lines."""
+        self.fetch(addresses.buffer_info()[0], len(addresses))
 
     def take_gradients(self) -> None:
         """Note where the gradients are now."""

@@ -6,6 +6,7 @@ steps that autograd differentiates.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable
 
 import torch
@@ -48,6 +49,9 @@ class Eager:
         self.bucket = bucket
         self.kind = bucket.kind
         self.compute = bucket.kind.compute
+
+    def prefetch(self, addresses: array[int]) -> None:
+        """Nothing to gain beside the rest."""
 
     def take_gradients(self) -> None:
         """Nothing to note: gradients are read when they are needed."""
@@ -114,10 +118,10 @@ class Place:
     def __init__(self, bucket: Bucket, i: int) -> None:
         self.bucket, self.i = bucket, i
         self.layout = bucket.kind.layout
-        self.rows: Tensor | None = None
+        self.rows: tuple[Tensor, ...] | None = None
         if self.layout == "rows":
             grad = bucket.grads[i].coalesce()
-            self.rows, self.touched = grad.indices()[0], grad.values()
+            self.rows, self.touched = grad.indices().unbind(), grad.values()
 
     @property
     def numel(self) -> int:
@@ -127,23 +131,14 @@ class Place:
         return self.touched.numel() * (2 if self.touched.is_complex() else 1)
 
     def _tensor(self, stream: str) -> Tensor:
-        b = self.bucket
-        return (
-            b.params[self.i]
-            if stream == "param"
-            else b.grads[self.i]
-            if stream == "grad"
-            else b.slots[stream][self.i]
-        )
+        return self.bucket.tensors(stream)[self.i]
 
     def load(self, stream: str) -> Tensor:
         """The words of a stream."""
         x = self._tensor(stream)
         if self.rows is not None:
             return (
-                self.touched.reshape(-1)
-                if stream == "grad"
-                else x.detach().index_select(0, self.rows).reshape(-1)
+                self.touched.reshape(-1) if stream == "grad" else x.detach()[self.rows].reshape(-1)
             )
         if self.layout == "differentiable":
             # a clone, so that writing the parameter later leaves what autograd saved as it was
@@ -161,7 +156,7 @@ class Place:
             values = words.view(*x.shape, 2) if x.is_complex() else words.view(x.shape)
             x.copy_(torch.view_as_complex(values) if x.is_complex() else values)
         elif self.rows is not None:
-            x.detach().index_copy_(0, self.rows, words.view(-1, *x.shape[1:]))
+            x.detach()[self.rows] = words.view(self.touched.shape)
         elif self.layout == "dense":
             self._flat(x.detach()).copy_(words)
         else:

@@ -7,6 +7,7 @@ the CPU is up to an ulp off.
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -36,6 +37,9 @@ class Foreach:
         self.bucket = bucket
         self.kind = bucket.kind
         self.batch = BATCH.get(bucket.kind.device.type, BATCH["cuda"])
+
+    def prefetch(self, addresses: array[int]) -> None:
+        """Nothing to gain beside the rest."""
 
     def take_gradients(self) -> None:
         """Nothing to note: gradients are read when they are needed."""

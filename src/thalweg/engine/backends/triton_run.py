@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import linecache
 import os
+from array import array
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
@@ -118,7 +119,7 @@ class Tables:
         tensor = torch.repeat_interleave(torch.arange(self.count, device="cpu"), counts)
         begin = (torch.arange(len(tensor), device="cpu") - bounds[tensor]) * UNIT
         units = torch.stack([tensor, begin, torch.minimum(begin + UNIT, lengths[tensor])], 1)
-        held = [bucket.params, *(bucket.slots[s] for s in bucket.kind.slots)]
+        held = [bucket.tensors(s) for s in bucket.kind.codecs if s != "grad"]
         columns = [bucket.row_size, bucket.row_base, *(map(Tensor.data_ptr, x) for x in held)]
         self.units, self.rows = len(tensor), sum(bucket.row_count)
         self.shared: dict[str, Tensor] = {
@@ -235,6 +236,9 @@ class Fused:
         with guard(self.device):
             for each in self.passes:
                 each.compile()
+
+    def prefetch(self, addresses: array[int]) -> None:
+        """Nothing to gain beside the rest."""
 
     def take_gradients(self) -> None:
         """Note where the gradients are now."""

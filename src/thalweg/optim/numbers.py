@@ -1,0 +1,19 @@
+"""Numbers that many rules have, declared in one place."""
+
+from __future__ import annotations
+
+from thalweg.engine.rule import Hyper
+
+
+def betas(*defaults: float) -> tuple[Hyper, ...]:
+    """The shares of running means that are kept: beta1, beta2, ..., of the group's tuple `betas`."""
+    return tuple(
+        Hyper(f"beta{i + 1}", default, low=0.0, high=1.0, at=f"betas[{i}]")
+        for i, default in enumerate(defaults)
+    )
+
+
+def epsilon(default: float, *, above: float | None = None) -> Hyper:
+    """What keeps a division finite: >= 0, or above a bound."""
+    low = 0.0 if above is None else None
+    return Hyper("eps", default, low=low, above=above, says="Invalid epsilon value")
