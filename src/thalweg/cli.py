@@ -39,6 +39,7 @@ def app() -> typer.Typer:
     )
     built.callback()(thalweg)
     built.command()(compare)
+    built.command()(check)
     built.command("list")(list_names)
     built.command()(info)
     built.command()(trajectories)
@@ -213,3 +214,47 @@ def effective_lr(
         raise typer.Exit(2) from None
     show_rates(found, console)
     typer.echo(f"Written to {output}: {rates.FILE}")
+
+
+def check(
+    optimizer: Annotated[
+        str,
+        typer.Argument(
+            metavar="OPTIMIZER",
+            help="A class or a function (params, **overrides), anybody's: torch.optim.SGD, "
+            "package.module:attribute, 'torch.optim.SGD(momentum=0.9)'; or a name with options, "
+            "'lion + cautious'.",
+            show_default=False,
+        ),
+    ],
+    declare: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What it declares of itself, as real-only; repeatable. Checks that this takes "
+            "away are counted as not applicable.",
+            show_default=False,
+        ),
+    ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help="A check by name; repeatable. By default all.", show_default=False),
+    ] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="List what passed too, with the reason of each check.")
+    ] = False,
+) -> None:
+    """Check that an optimizer behaves as users of torch.optim may rely on; exit code 1 if not."""
+    from rich.console import Console
+
+    from thalweg.conformance import check_optimizer
+    from thalweg.conformance.named import named_factory
+    from thalweg.conformance.show import show
+
+    try:
+        report = check_optimizer(named_factory(optimizer), capabilities=declare or (), checks=only)
+    except ThalwegError as error:
+        typer.echo(f"Error: {error}", err=True)
+        raise typer.Exit(2) from None
+    show(report, Console(), everything=everything)
+    if not report.ok:
+        raise typer.Exit(1)

@@ -23,6 +23,7 @@ from thalweg.engine.arguments import (
 )
 from thalweg.engine.averages import TRAINING, WEIGHTS, average_of, keeps_average
 from thalweg.engine.backends.choice import check_fusable
+from thalweg.engine.backends.toolchain import step_threads
 from thalweg.engine.checkpoint import check_groups, loaded_state, merged_group
 from thalweg.engine.groups import graph_of, resolve, wanted_slots
 from thalweg.engine.option import Option, check_options, find_option
@@ -209,7 +210,7 @@ class Optimizer(Strict, torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         self._check_training("step()")
-        with torch.set_grad_enabled(bool(self.defaults["differentiable"])):
+        with torch.set_grad_enabled(bool(self.defaults["differentiable"])), step_threads():
             self._advance()
         return loss
 

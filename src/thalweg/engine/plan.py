@@ -18,6 +18,7 @@ from thalweg.engine.graph import Lane, Node
 from thalweg.engine.groups import Resolved, host_number, number, resolve
 from thalweg.engine.rule import Group
 from thalweg.engine.scalars import DeviceScalars, HostScalars
+from thalweg.engine.state import counting_dtype
 from thalweg.engine.sums import tree_sum
 from thalweg.engine.tables import Bucket, Kind, Watch, same_objects, with_gradient
 from thalweg.engine.trace import shared_scalars
@@ -62,6 +63,16 @@ class BucketRun:
         """The step counts, if the bucket keeps any."""
         counts = self.bucket.scalars.get("step")
         return None if counts is None else counts.read()
+
+    @property
+    def has_outgrown(self) -> bool:
+        """Whether some count has come to where its vector's dtype soon stops counting."""
+        counts = self.bucket.scalars.get("step")
+        largest = max((row.t for row in self.rows), default=0.0)
+        return (
+            counts is not None
+            and counting_dtype(counts.vector.dtype, largest) != counts.vector.dtype
+        )
 
     def take(self, grads: list[Tensor], moved: bool) -> None:
         """Use these gradients in this step; those of another layout are copied to the parameter's."""
@@ -258,6 +269,8 @@ class Plan:
     def fits(self, groups: Sequence[Group], state: Mapping[Tensor, Any]) -> bool:
         """Check everything, and take this step's gradients if it still fits."""
         if not all(map(self._group_holds, range(len(groups)), groups)):
+            return False
+        if any(r.has_outgrown for r in self.runs):
             return False
         found = self.watch.gradients(groups, state)
         if found is None:

@@ -164,7 +164,7 @@ class Preparation:
             raise StepError(f"{where} has shape {tuple(p.shape)}, and the update works on matrices")
         rule = family.resolved.rule
         if p.is_complex() and rule.refuses_complex:
-            raise StepError(f"{rule.refuses_complex}: {where} is")
+            raise StepError(f"{rule.refuses_complex}: {where} is complex")
         if p.is_complex() and family.lanes:
             raise StepError(
                 f"{where} is complex, and rows, lines, columns or matrices would mix real and "

@@ -174,6 +174,10 @@ def scalar_dtype() -> torch.dtype:
     return torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
 
 
+WIDE_FROM = 2.0**23
+"""Counts from here on are kept in float64: in float32, which torch's are, x + 1 is x at 2^24."""
+
+
 class Scalars:
     """A scalar of many parameters, kept in one vector: a step adds to it, or writes it, as a whole.
 
@@ -208,11 +212,13 @@ class Scalars:
 
 
 def elements_of_one(there: Sequence[Any], device: torch.device) -> Scalars | None:
-    """Scalars whose tensors already are elements of one vector there."""
+    """Scalars whose tensors already are elements of one vector there, to which ones can be added."""
     base = there[0]._base if there and isinstance(there[0], Tensor) else None
     if base is None or base.device != device or base.ndim != 1:
         return None
     if not all(isinstance(x, Tensor) and x._base is base for x in there):
+        return None
+    if counting_dtype(base.dtype, float(base.max())) != base.dtype:
         return None
     places = [x.storage_offset() - base.storage_offset() for x in there]
     whole = places == list(range(len(base)))
@@ -226,9 +232,14 @@ def scalar_views(values: Sequence[Any], device: torch.device, *, wide: bool) -> 
     """
     dtypes = [x.dtype for x in values if isinstance(x, Tensor) and x.is_floating_point()]
     dtypes.append(torch.float64 if wide else scalar_dtype())
-    dtype = dtypes[0]
+    dtype = counting_dtype(dtypes[0], max(map(float, values), default=0.0))
     if not torch.is_grad_enabled():
         return list(torch.tensor([float(x) for x in values], dtype=dtype, device=device).unbind())
     every = [torch.as_tensor(x, dtype=dtype, device=device).reshape(()) for x in values]
     vector = torch.stack(every)
     return [vector[i] for i in range(len(every))]  # autograd follows no write below unbind's views
+
+
+def counting_dtype(stored: torch.dtype, largest: float) -> torch.dtype:
+    """What numbers were stored in, or more if ones could not be added to them in it."""
+    return torch.promote_types(stored, torch.float64 if largest >= WIDE_FROM else torch.float32)
