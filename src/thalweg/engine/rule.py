@@ -378,7 +378,6 @@ class Rule(Declared):
         refuses_dense: The sentence to refuse dense gradients with, if it does.
         refuses_complex: The sentence with which complex parameters are refused, if they are.
         decay: The style that `weight_decay` has where the user does not choose one.
-        sentences: How torch begins its errors of "lr" and "weight_decay", where it has words of its own.
         check: Looks at a group's numbers together and returns a complaint or None.
         says: Sentences to begin errors with about numbers that every optimizer has: "lr", "weight_decay".
         lr_scale: Name of a scalar that multiplies lr where decay uses it: a rule that finds its own rate.
