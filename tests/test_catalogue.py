@@ -84,12 +84,15 @@ def known(optimizer, p, t):
     for label, owner in resolve(group).labelled():
         for h in owner.hypers:
             if hyper_key(h, label) != "decay_initial_lr" or "decay_initial_lr" in group:
-                names[f"{label}_{h.name}"] = number(group, hyper_key(h, label))
+                value = number(group, hyper_key(h, label))
+                names[f"{label}_{h.name}"] = h.none(p.dtype) if value is None else value
                 names.setdefault(h.name, names[f"{label}_{h.name}"])
         for s in owner.slots:
             key = f"{label}_{s.name}" if label else s.name
             fresh = {"param": names["p"], "grad": names["g"]}.get(s.init, names.get(s.init, s.init))
-            names[key] = state[key].clone() if key in state else torch.full_like(p, 0.0) + fresh
+            names[key] = (
+                state[key].clone() if key in state else p.new_zeros(s.shape(p.shape)) + fresh
+            )
         for s in owner.scalars:
             key = f"{label}_{s.name}" if label else s.name
             start = names[s.init] if isinstance(s.init, str) else s.init
