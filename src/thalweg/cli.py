@@ -44,6 +44,8 @@ def app() -> typer.Typer:
     built.command()(info)
     built.command()(trajectories)
     built.command()(effective_lr)
+    passed_on = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+    built.command(context_settings=passed_on)(yolo)
     built.command()(schedule)
     return built
 
@@ -149,6 +151,16 @@ def info(
     except ThalwegError as error:
         _refuse(error)
     show_info(found, Console())
+
+
+def yolo(context: typer.Context) -> None:
+    """Run Ultralytics' command yolo with our optimizers: thalweg yolo train model=... optimizer=lion."""
+    from thalweg.integrations import ultralytics
+
+    try:
+        ultralytics.yolo(context.args)
+    except ThalwegError as error:
+        _refuse(error)
 
 
 def _refuse(reason: object) -> NoReturn:

@@ -1,0 +1,327 @@
+"""A trainer class for any model of Ultralytics, with our optimizers by name."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from thalweg import groups
+from thalweg.catalogue import create_optimizer
+from thalweg.catalogue.names import read
+from thalweg.engine.averages import keeps_average
+from thalweg.engine.optimizer import Optimizer
+from thalweg.errors import ArgumentError, ArgumentTypeError, CheckpointError
+from thalweg.integrations.ultralytics.epochs import Epochs
+from thalweg.integrations.ultralytics.kept import (
+    Whole,
+    gradients,
+    take_whole,
+    unwrapped,
+)
+from thalweg.integrations.ultralytics.values import is_theirs, momentum_arguments, settled
+
+MODULE = __name__.rpartition(".")[0]
+PREFIX = "Thalweg"  # of class names; Ultralytics' callbacks ask for "Trainer" in it
+
+MakeAverage = Callable[[nn.Module], Any]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What `trainer_for` was told besides the model."""
+
+    schedule: Any = None
+    average: MakeAverage | bool | None = None
+
+
+def trainer_for(
+    model: Any, *, schedule: Any = None, average: MakeAverage | bool | None = None
+) -> type[Any]:
+    """The trainer of this model's task that knows our optimizers: `model.train(trainer=trainer_for(model))`.
+
+    With it `optimizer=` takes any name of the catalogue, in any case, with arguments and options:
+    "lion(betas=(0.95, 0.98)) + lookahead". What is not passed (lr0, momentum, weight_decay, warmup_bias_lr)
+    is the algorithm's own default; "auto" and "MuSGD" stay Ultralytics'. Pass the trainer again to resume.
+    An optimizer that averages weights itself (schedule-free, `+ average`) is validated and saved with its
+    averages, and Ultralytics' EMA is off.
+
+    Args:
+        model: A YOLO, RTDETR, ... of Ultralytics, of any task.
+        schedule: Of the learning rate: a `thalweg.schedules` schedule that counts epochs, its text
+            ("cosine(100, end=0.01)"), or a function of the epoch; a factor of each group's lr. None: as
+            Ultralytics does, linear, or cosine with cos_lr=True.
+        average: Instead of Ultralytics' EMA: a function of the model that makes a
+            `thalweg.recipe.ModelAverage`, as `partial(ModelAverage, decay=0.999)`; False: the weights as they
+            are. None: Ultralytics' EMA.
+
+    Returns:
+        A subclass of the trainer that Ultralytics would take.
+
+    Raises:
+        TypeError: It is no model of Ultralytics, or the schedule or average is none.
+    """
+    task_map = getattr(model, "task_map", None)
+    if task_map is None or model.task not in task_map:
+        raise ArgumentTypeError(
+            f"trainer_for() got {type(model).__name__}; it takes Ultralytics' models, as YOLO('yolov8n.yaml')"
+        )
+    if not (average is None or average is False or callable(average)):
+        raise ArgumentTypeError(
+            f"average={average!r}; it is a function of the model, as "
+            "partial(ModelAverage, decay=0.999), or False"
+        )
+    if schedule is not None:
+        from thalweg.schedules import as_schedule
+
+        schedule = as_schedule(schedule)
+    base = task_map[model.task]["trainer"]
+    if schedule is None and average is None:
+        return _plain(base)
+    return _made(base, f"{PREFIX}Own{base.__name__}", Settings(schedule, average))
+
+
+@cache
+def _plain(base: type[Any]) -> type[Any]:
+    """One class per trainer, so that other processes find the same by its name."""
+    return _made(base, f"{PREFIX}{base.__name__}", Settings())
+
+
+def _made(base: type[Any], name: str, settings: Settings) -> type[Any]:
+    return type(name, (ThalwegTrainer, base), {"__module__": MODULE, "settings": settings})
+
+
+def trainer_class(name: str) -> type[Any] | None:
+    """The class of this name that `trainer_for` returns without settings, or None."""
+    from ultralytics.engine.trainer import BaseTrainer
+    from ultralytics.models import rtdetr, yolo  # noqa: F401  # so that their trainers are known
+
+    bases = [BaseTrainer]
+    while bases:
+        base = bases.pop()
+        if f"{PREFIX}{base.__name__}" == name:
+            return _plain(base)
+        bases += [x for x in base.__subclasses__() if not issubclass(x, ThalwegTrainer)]
+    return None
+
+
+def _always_one(epoch: float) -> float:  # noqa: ARG001
+    return 1.0
+
+
+class ThalwegTrainer(Epochs):
+    """What `trainer_for` puts before the trainer of a task: `class Mine(ThalwegTrainer, DetectionTrainer)`.
+
+    It overrides how the optimizer, its schedule and the averaged model are made, and keeps in checkpoints
+    what resuming needs. Everything else is Ultralytics'.
+    """
+
+    settings: ClassVar[Settings] = Settings()
+    args: Any
+    model: Any
+    optimizer: Any
+    average: Any = None  # the ModelAverage, if one was asked for
+    _ema: Any = None
+
+    def __init__(self, cfg: Any = None, overrides: Any = None, _callbacks: Any = None) -> None:
+        parent: Any = super()
+        filled = settled(overrides or {})
+        self._filled = [key for key in filled if key not in (overrides or {})]
+        given = {} if cfg is None else {"cfg": cfg}
+        parent.__init__(**given, overrides=filled, _callbacks=_callbacks)
+        self._refuse_to_lose_settings()
+
+    def _refuse_to_lose_settings(self) -> None:
+        """Ultralytics 8.3 starts processes that import the trainer by its name."""
+        from ultralytics import __version__
+
+        own = type(self).__name__.startswith(f"{PREFIX}Own")
+        if own and getattr(self, "ddp", False) and __version__.startswith("8.3"):
+            raise ArgumentError(
+                "Ultralytics 8.3 starts the processes of several GPUs with the name of the trainer alone, "
+                "without schedule= and average= of trainer_for(); take 8.4, or one GPU"
+            )
+
+    # Optimizer and schedule -----------------------------------------------------------------------
+
+    def build_optimizer(
+        self,
+        model: nn.Module,
+        name: str = "auto",
+        lr: float = 0.001,
+        momentum: float = 0.9,
+        decay: float = 1e-5,
+        iterations: float = 1e5,
+    ) -> torch.optim.Optimizer:
+        """Make the optimizer by its name, with YOLO's groups; Ultralytics calls it."""
+        if is_theirs(name):
+            parent: Any = super()
+            theirs: torch.optim.Optimizer = parent.build_optimizer(
+                model, name, lr, momentum, decay, iterations
+            )
+            return theirs
+        named = read(name)
+        parts = groups.yolo(unwrapped(model), float(decay), frozen=True, allow_empty=True)
+        if "weight_decay" not in inspect.signature(named.cls).parameters:
+            for group in parts:
+                group.pop("weight_decay")
+        optimizer = create_optimizer(parts, name, lr=lr, **momentum_arguments(named, momentum))
+        self._tell(optimizer, decay, parts.summary)
+        return optimizer
+
+    def _tell(self, optimizer: torch.optim.Optimizer, decay: float, summary: str) -> None:
+        from ultralytics.utils import LOGGER
+
+        group: dict[str, Any] = optimizer.param_groups[0]
+        numbers: dict[str, Any] = {k: group[k] for k in ("lr", "betas", "momentum") if k in group}
+        numbers["weight_decay"] = decay
+        said = ", ".join(f"{k}={v}" for k, v in numbers.items())
+        title = type(optimizer).__name__
+        line = f"{title}({said}), warmup_bias_lr={self.args.warmup_bias_lr}"
+        if self._filled:
+            line += f"; not passed, and so {title}'s own: {', '.join(sorted(self._filled))}"
+        LOGGER.info(f"thalweg: {line}\nthalweg: {summary}")
+
+    def _setup_scheduler(self) -> None:
+        """Ultralytics' schedule, the one that was asked for, or none if the optimizer needs none."""
+        epochs: int = self.epochs  # type: ignore[attr-defined]
+        if self.settings.schedule is not None:
+            from thalweg.schedules import Scheduler
+
+            self.lf = self.settings.schedule
+            self.scheduler: Any = Scheduler(self.optimizer, self.lf, steps=epochs)
+        elif any("schedule_free" in g.get("options", ()) for g in self.optimizer.param_groups):
+            self.lf = _always_one
+            self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self.lf)
+        else:
+            parent: Any = super()
+            parent._setup_scheduler()
+
+    # Averages -------------------------------------------------------------------------------------
+
+    @property
+    def ema(self) -> Any:
+        """Ultralytics' averaged model; it is validated and saved. Whoever makes it, its updates are ours."""
+        return self._ema
+
+    @ema.setter
+    def ema(self, value: Any) -> None:
+        self._ema = value
+        if value is None:
+            return
+        if callable(self.settings.average):
+            self.average = self.settings.average(unwrapped(self.model))
+        value.update = partial(self._update_ema, value.update)
+
+    def _update_ema(self, stock: Callable[[nn.Module], None], model: nn.Module) -> None:
+        averaged = self._averaged()
+        if averaged is None:
+            stock(model)
+        elif self.average is not None:
+            self.average.update()
+
+    def _averaged(self) -> AbstractContextManager[Any] | None:
+        """Within it the model holds what is validated and saved; None: that is Ultralytics' EMA."""
+        if self.average is not None:
+            context: AbstractContextManager[Any] = self.average.averaged()
+            return context
+        optimizer = self.optimizer
+        if isinstance(optimizer, Optimizer) and any(map(keeps_average, optimizer.param_groups)):
+            return optimizer.averaged()
+        return nullcontext() if self.settings.average is False else None
+
+    def _fill_ema(self) -> None:
+        """Copy the average into the model that Ultralytics validates and saves."""
+        averaged = self._averaged()
+        if averaged is None or self.ema is None:
+            return
+        with averaged, torch.inference_mode():  # validation leaves tensors of that kind
+            found = unwrapped(self.model).state_dict()
+            for name, x in self.ema.ema.state_dict().items():
+                x.copy_(found[name])
+
+    def validate(self) -> Any:
+        """Validate the averaged model."""
+        self._fill_ema()
+        parent: Any = super()
+        return parent.validate()
+
+    # Checkpoints ----------------------------------------------------------------------------------
+
+    def save_model(self) -> Any:
+        """Save the averaged model as Ultralytics does, and beside it what resuming needs."""
+        self._fill_ema()
+        parent: Any = super()
+        if is_theirs(self.args.optimizer):
+            return parent.save_model()
+        optimizer = self.optimizer
+        self.optimizer = Whole(optimizer, self._to_keep())
+        try:
+            return parent.save_model()
+        finally:
+            self.optimizer = optimizer
+
+    def _to_keep(self) -> dict[str, Any]:
+        model = unwrapped(self.model)
+        return {
+            "model": model.state_dict(),
+            "ema": self.ema.ema.state_dict(),
+            "average": self.average.state_dict() if self.average is not None else None,
+            "schedule": repr(self.settings.schedule),
+            "stepped": self._stepped,
+            "gradients": gradients(model) if self._stepped < self._batch else {},
+        }
+
+    def _load_checkpoint_state(self, ckpt: Any) -> None:
+        """Load optimizer and averages; also after a loss that is not finite."""
+        more = take_whole(ckpt)
+        parent: Any = super()
+        parent._load_checkpoint_state(ckpt)
+        self._restore_averages(more)
+
+    def _restore_averages(self, more: dict[str, Any] | None) -> None:
+        if more is None:
+            return
+        self.ema.ema.load_state_dict(more["ema"])
+        if self.average is not None:
+            self.average.load_state_dict(more["average"])
+
+    def resume_training(self, ckpt: Any) -> None:
+        """Go on from a checkpoint: the bits of weights, averages, state and waiting gradients."""
+        parent: Any = super()
+        resuming = ckpt is not None and self.resume  # type: ignore[attr-defined]
+        if not resuming or is_theirs(self.args.optimizer):
+            parent.resume_training(ckpt)
+            return
+        more = take_whole(ckpt)
+        self._check(more)
+        parent.resume_training(ckpt)
+        assert more is not None
+        self._restore_averages(more)
+        unwrapped(self.model).load_state_dict(more["model"])
+        self._stepped, self._caught_up = more["stepped"], False
+        self._waiting = more["gradients"]
+
+    def _check(self, more: dict[str, Any] | None) -> None:
+        """Refuse to go on as another training."""
+        if more is None:
+            raise CheckpointError(
+                f"{self.args.model} was not written by trainer_for(): its {self.args.optimizer} is "
+                "Ultralytics' own. Resume it without trainer=, or begin a new training from its weights"
+            )
+        if more["schedule"] != repr(self.settings.schedule):
+            raise CheckpointError(
+                f"{self.args.model} was trained with schedule={more['schedule']}; this trainer has "
+                f"schedule={self.settings.schedule!r}: pass the same to trainer_for()"
+            )
+        had = "without" if more["average"] is None else "with"
+        if callable(self.settings.average) != (had == "with"):
+            raise CheckpointError(
+                f"{self.args.model} was trained {had} average=; pass the same to trainer_for()"
+            )

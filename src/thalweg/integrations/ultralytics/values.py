@@ -1,0 +1,95 @@
+"""The numbers of a training: what the user passed, else the algorithm's own; not those meant for SGD."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from thalweg.catalogue import optimizer_info
+from thalweg.catalogue.names import CLASSES, Named, parse, read
+from thalweg.errors import ArgumentError, suggest
+
+THEIRS = ("auto", "MuSGD")
+"""Names that stay Ultralytics'."""
+
+
+def is_theirs(name: str | None) -> bool:
+    """Whether Ultralytics makes this optimizer."""
+    return name is None or str(name).strip().lower() in {x.lower() for x in THEIRS}
+
+
+def settled(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The training's arguments with those of the optimizer filled in that were not passed.
+
+    Ultralytics' defaults (lr0 0.01, momentum 0.937, weight_decay 0.0005, warmup_bias_lr 0.1) are meant for
+    SGD with Nesterov momentum, and there they stay. All others get the numbers of their own signature, biases
+    warm up from 0 as everything else, and the warm-up leaves the momentum alone.
+
+    Args:
+        overrides: What was passed to `train()`.
+
+    Raises:
+        ValueError: An unknown optimizer (with a suggestion), or one that cannot run in there.
+    """
+    filled = dict(overrides)
+    if filled.get("resume") or is_theirs(filled.get("optimizer")):
+        return filled
+    named = named_in_training(filled["optimizer"])
+    written = {k: v for k, v in named.arguments.items() if k in ("lr", "weight_decay", "momentum")}
+    if "betas" in named.arguments:
+        written["momentum"] = named.arguments["betas"][0]
+    filled |= {"lr0" if k == "lr" else k: v for k, v in written.items()}
+    if named.name != "sgd":
+        for key, value in own(named).items():
+            filled.setdefault(key, value)
+        filled.setdefault("warmup_momentum", filled["momentum"])
+    return filled
+
+
+def own(named: Named) -> dict[str, Any]:
+    """The algorithm's own numbers under Ultralytics' names for them."""
+    defaults = {k: p.default for k, p in inspect.signature(named.cls).parameters.items()}
+    momentum = defaults.get("momentum", defaults.get("betas", (0.0,))[0])
+    return {
+        "lr0": float(defaults["lr"]),
+        "momentum": float(momentum),
+        "weight_decay": float(defaults.get("weight_decay", 0.0)),
+        "warmup_bias_lr": 0.0,
+    }
+
+
+def momentum_arguments(named: Named, momentum: float) -> dict[str, Any]:
+    """What of the constructor's arguments Ultralytics' `momentum` is: momentum, or the first of betas."""
+    parameters = inspect.signature(named.cls).parameters
+    if "momentum" in parameters:
+        nesterov = named.name == "sgd" and momentum > 0.0
+        return {"momentum": momentum, **({"nesterov": True} if nesterov else {})}
+    if "betas" in parameters:
+        betas = named.arguments.get("betas", parameters["betas"].default)
+        return {"betas": (momentum, *betas[1:])}
+    return {}
+
+
+def named_in_training(text: str) -> Named:
+    """What the text names, if a trainer that passes no closure can run it on any model.
+
+    Raises:
+        ValueError: It cannot, or the name is unknown.
+    """
+    head = parse(text)[0][0] if isinstance(text, str) else None
+    if head is not None and head.replace("_", "") not in CLASSES:
+        raise ArgumentError(
+            f"unknown optimizer {head!r} in optimizer={text!r}.{suggest(head, (*CLASSES, *THEIRS))} "
+            f"Known: {', '.join(sorted(CLASSES))}; and Ultralytics' {', '.join(THEIRS)}."
+        )
+    named = read(text)
+    able = optimizer_info(named.name).capabilities
+    for is_so, why in (
+        (able.closure, "its step needs a closure, and Ultralytics passes none"),
+        (able.sparse_only, "it takes sparse gradients only, and these models have none"),
+        (able.matrix_only, "it takes matrices only, and these models have biases; muonadamw"),
+    ):
+        if is_so:
+            raise ArgumentError(f"optimizer={text!r} cannot train this model: {why}")
+    return named
