@@ -1,13 +1,16 @@
 """The real Ultralytics, trained with our optimizers: names, numbers, losses, resuming, what is refused."""
 
+import pickle
 import shutil
+import subprocess
+import sys
 from functools import partial
 
 import pytest
 import torch
 
 from small_detection import PLAIN, SMALL, images
-from thalweg.errors import ArgumentError, ArgumentTypeError
+from thalweg.errors import ArgumentError, ArgumentTypeError, CheckpointError
 from thalweg.integrations.ultralytics import trainer_for
 from thalweg.integrations.ultralytics.values import settled
 from ultralytics_offline import ultralytics
@@ -169,3 +172,229 @@ def test_losses_fall_and_resuming_goes_on_with_the_same_bits(
         "bn",
     ]
     assert_goes_on(run, resumed(package, run, epochs // 2))
+
+
+def stopped(after):
+    """A callback that ends the training as Ctrl-C does, once the checkpoint of an epoch is written."""
+
+    def stop(trainer):
+        if trainer.epoch == after:
+            raise KeyboardInterrupt
+
+    return stop
+
+
+def test_a_training_that_is_stopped_goes_on_amid_accumulation_with_mosaic_and_lookahead(
+    package, data, tmp_path
+):
+    """Two batches an epoch and three a step: epochs end with gradients that wait."""
+    settings = {
+        "data": data, "epochs": 6, "batch": 4, "nbs": 12, "mosaic": 1.0, "fliplr": 0.5, "hsv_h": 0.1,
+        "close_mosaic": 1, "warmup_epochs": 0.0, "cos_lr": True, "lr0": 3e-4, "momentum": 0.8,
+        "optimizer": "lion(betas=(0.8, 0.98)) + lookahead(k=2)",
+    }  # fmt: skip
+    model = package.YOLO("yolov8n.yaml")
+    run = Run(model, tmp_path / "whole", trainer_for(model), **settings)
+    assert run.trainer.optimizer.param_groups[0]["betas"] == (0.8, 0.98)
+    broken = package.YOLO("yolov8n.yaml")
+    broken.add_callback("on_model_save", stopped(after=2))
+    with pytest.raises(KeyboardInterrupt):
+        Run(broken, tmp_path / "broken", trainer_for(broken), **settings)
+    again = Run.__new__(Run)
+    again.losses = []
+    model = package.YOLO(tmp_path / "broken" / "run" / "weights" / "last.pt")
+    model.add_callback("on_train_batch_end", lambda t: again.losses.append(t.loss.item()))
+    model.train(trainer=trainer_for(model), resume=True)
+    again.trainer = model.trainer
+    assert len(again.losses) == 6
+    assert_goes_on(run, again)
+
+
+def state_of(path):
+    """The weights that a checkpoint is used with."""
+    return torch.load(path, weights_only=False)["model"].state_dict()
+
+
+@pytest.mark.parametrize("name", ["AdamWScheduleFree", "lion + average(decay=0.5)"])
+def test_what_averages_itself_is_validated_and_saved_averaged(package, data, tmp_path, name):
+    model, seen = package.YOLO("yolov8n.yaml"), []
+
+    def look(trainer):
+        with trainer.optimizer.averaged():
+            seen.append({n: p.detach().clone() for n, p in trainer.model.named_parameters()})
+
+    model.add_callback("on_model_save", look)
+    run = Run(
+        model, tmp_path, trainer_for(model), at=(2,), data=data, epochs=4, batch=4, optimizer=name,
+        warmup_epochs=0.0, val=True,
+    )  # fmt: skip
+    saved = state_of(run.trainer.last)
+    own = run.trainer.model.state_dict()
+    for n, p in seen[-1].items():
+        assert torch.equal(saved[n], p.half())
+    assert any(not torch.equal(saved[n], own[n].half()) for n in saved)
+    factor = run.trainer.lf(3)
+    assert factor == 1.0 if name == "AdamWScheduleFree" else factor < 1.0
+    assert_goes_on(run, resumed(package, run, 2))
+
+
+def test_ultralytics_average_may_be_ours_or_none(package, data, tmp_path):
+    recipe = pytest.importorskip("thalweg.recipe")
+    for average in (partial(recipe.ModelAverage, kind="swa"), False):
+        model = package.YOLO("yolov8n.yaml")
+        run = Run(
+            model, tmp_path / str(average is False), trainer_for(model, average=average), at=(1,),
+            data=data, epochs=3, batch=4, optimizer="adamw", warmup_epochs=0.0,
+        )  # fmt: skip
+        trainer = run.trainer
+        own = {n: p.clone() for n, p in trainer.model.state_dict().items()}
+        if average:
+            with trainer.average.averaged():
+                own = {n: p.clone() for n, p in trainer.model.state_dict().items()}
+            assert trainer.average.updates == 6
+        halves = {n: x.half() if x.is_floating_point() else x for n, x in own.items()}
+        assert same_bits(dict(state_of(trainer.last)), halves)
+        assert_goes_on(run, resumed(package, run, 1, average=average))
+        if average:
+            with pytest.raises(CheckpointError, match="was trained with average="):
+                resumed(package, run, 1)
+
+
+def test_a_schedule_of_ours_drives_the_epochs(package, data, tmp_path):
+    model, rates = package.YOLO("yolov8n.yaml"), []
+    model.add_callback(
+        "on_train_epoch_end", lambda t: rates.append(t.optimizer.param_groups[1]["lr"])
+    )
+    run = Run(
+        model, tmp_path, trainer_for(model, schedule="exponential(0.5)"), at=(1,), data=data,
+        epochs=4, batch=4, optimizer="lion(lr=0.001)", warmup_epochs=0.0,
+    )  # fmt: skip
+    assert rates == [0.001, 0.0005, 0.00025, 0.000125]
+    assert_goes_on(run, resumed(package, run, 1, schedule="exponential(0.5)"))
+    with pytest.raises(CheckpointError, match=r"schedule=exponential\(0.5\); this trainer has sch"):
+        resumed(package, run, 1)
+
+
+def test_a_schedule_shorter_than_training_is_refused(package, data, tmp_path):
+    model = package.YOLO("yolov8n.yaml")
+    with pytest.raises(
+        ArgumentError, match=r"cosine\(2\) ends at step 2, and training has 4 steps"
+    ):
+        Run(
+            model, tmp_path, trainer_for(model, schedule="cosine(2)"), data=data, epochs=4,
+            batch=4, optimizer="lion",
+        )  # fmt: skip
+
+
+def test_a_training_of_ultralytics_own_goes_as_without_us(package, data, tmp_path):
+    """And a checkpoint of its AdamW is refused by name, for its groups are others."""
+    runs = []
+    for own in (False, True):
+        model = package.YOLO("yolov8n.yaml")
+        runs.append(
+            Run(
+                model,
+                tmp_path / str(own),
+                trainer_for(model) if own else None,
+                data=data,
+                epochs=2,
+                batch=4,
+                optimizer="auto",
+                fliplr=0.5,
+            )
+        )
+    assert runs[0].losses == runs[1].losses
+    assert same_bits(runs[0].state, runs[1].state)
+    assert type(runs[1].trainer.optimizer) is torch.optim.AdamW
+    model = package.YOLO("yolov8n.yaml")
+    run = Run(
+        model, tmp_path / "stock", None, at=(0,), data=data, epochs=2, batch=4, optimizer="AdamW"
+    )
+    with pytest.raises(CheckpointError, match="was not written by trainer_for"):
+        resumed(package, run, 0)
+
+
+def test_weights_that_are_not_finite_are_recovered_with_the_whole_state(package, data, tmp_path):
+    """Ultralytics goes back to last.pt; in its float16 what Lookahead keeps of weights would be rounded."""
+    model, lost = package.YOLO("yolov8n.yaml"), []
+
+    def break_once(trainer):
+        if trainer.epoch == 2 and not lost:
+            lost.append({k: v.clone() for k, v in kept["state"].items()})
+            trainer.loss = trainer.loss * float("nan")
+            trainer.fitness = float("nan")  # 8.3 wants both
+
+    kept = {}
+
+    def keep(trainer):
+        if trainer.epoch == 1:
+            first = trainer.optimizer.param_groups[1]["params"][0]
+            kept["state"] = {k: v.clone() for k, v in trainer.optimizer.state[first].items()}
+
+    seen = []
+
+    def compare(trainer):
+        trainer.fitness = 0.0
+        if trainer.epoch == 2 and lost and not seen:
+            first = trainer.optimizer.param_groups[1]["params"][0]
+            seen.append(same_bits(dict(trainer.optimizer.state[first]), lost[0]))
+
+    model.add_callback("on_model_save", keep)
+    model.add_callback("on_train_epoch_end", break_once)
+    model.add_callback("on_train_epoch_start", compare)
+    Run(
+        model, tmp_path, trainer_for(model), data=data, epochs=4, batch=4,
+        optimizer="lion + lookahead(k=2)", warmup_epochs=0.0,
+    )  # fmt: skip
+    assert seen == [True]
+
+
+# Doors --------------------------------------------------------------------------------------------
+
+
+def test_trainers_are_known_by_name_to_other_processes(package):
+    import thalweg.integrations.ultralytics as ours
+
+    for model in (
+        package.YOLO("yolov8n.yaml"),
+        package.YOLO("yolov8n-seg.yaml"),
+        package.RTDETR("rtdetr-l.yaml"),
+    ):
+        cls = trainer_for(model)
+        assert cls is trainer_for(model)
+        assert getattr(ours, cls.__name__) is cls
+        assert pickle.loads(pickle.dumps(cls)) is cls
+        assert issubclass(cls, model.task_map[model.task]["trainer"])
+    with pytest.raises(AttributeError, match="no attribute 'ThalwegLostTrainer'"):
+        _ = ours.ThalwegLostTrainer
+
+
+def test_importing_the_adapter_does_not_import_ultralytics():
+    code = "import sys, thalweg.integrations.ultralytics; assert 'ultralytics' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_command_is_yolo_with_our_names(package, data, tmp_path):
+    from typer.testing import CliRunner
+
+    from thalweg import cli
+
+    arguments = {
+        **SMALL,
+        **PLAIN,
+        "data": data,
+        "epochs": 1,
+        "batch": 4,
+        "project": tmp_path,
+        "name": "run",
+    }
+    words = [f"{k}={v}" for k, v in arguments.items()]
+    start = ["yolo", "detect", "train", "model=yolov8n.yaml", *words]
+    found = CliRunner().invoke(cli.app(), [*start, "optimizer=Lion(betas=(0.95, 0.98)) + cautious"])
+    assert found.exit_code == 0, found.output
+    args = (tmp_path / "run" / "args.yaml").read_text()
+    assert "lr0: 0.0001" in args
+    assert "momentum: 0.95" in args
+    refused = CliRunner().invoke(cli.app(), [*start, "optimizer=lyon"])
+    assert refused.exit_code == 2
+    assert "Did you mean 'lion'?" in refused.output

@@ -23,16 +23,17 @@ def yolo(arguments: Sequence[str]) -> None:
     """
     if find_spec("ultralytics") is None:
         raise ArgumentError("thalweg yolo needs Ultralytics: pip install ultralytics")
-    from ultralytics.cfg import entrypoint
+    from ultralytics import cfg
     from ultralytics.engine.model import Model
 
-    stock = Model.train
+    stock, words = Model.train, ["yolo", *arguments]
 
     def train(self: Any, trainer: Any = None, **kwargs: Any) -> Any:
         return stock(self, trainer=trainer or trainer_for(self), **kwargs)
 
     with (
         mock.patch.object(Model, "train", train),
-        mock.patch.object(sys, "argv", ["yolo", *arguments]),
+        mock.patch.object(sys, "argv", words),
+        mock.patch.object(cfg, "ARGV", words, create=True),  # read when it was imported
     ):
-        entrypoint()
+        cfg.entrypoint()

@@ -28,6 +28,7 @@ class Epochs:
     model: Any
     train_loader: Any
     accumulate: int
+    _ours = False  # whether the optimizer is ours; "auto" is replaced by a name that could be
     _batch = -1  # the batch that is computed, over all epochs
     _stepped = -1  # the batch of the last step
     _caught_up = (
@@ -45,7 +46,8 @@ class Epochs:
         self._batch = self.epoch * len(self.train_loader) - 1
         put_gradients(unwrapped(self.model), self._waiting)
         self._waiting = {}
-        self._seed_epoch()
+        if self._ours:
+            self._seed_epoch()
 
     def _seed_epoch(self) -> None:
         from ultralytics.utils import RANK

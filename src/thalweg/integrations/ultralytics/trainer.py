@@ -160,7 +160,8 @@ class ThalwegTrainer(Epochs):
         iterations: float = 1e5,
     ) -> torch.optim.Optimizer:
         """Make the optimizer by its name, with YOLO's groups; Ultralytics calls it."""
-        if is_theirs(name):
+        self._ours = not is_theirs(name)
+        if not self._ours:
             parent: Any = super()
             theirs: torch.optim.Optimizer = parent.build_optimizer(
                 model, name, lr, momentum, decay, iterations
@@ -258,7 +259,7 @@ class ThalwegTrainer(Epochs):
         """Save the averaged model as Ultralytics does, and beside it what resuming needs."""
         self._fill_ema()
         parent: Any = super()
-        if is_theirs(self.args.optimizer):
+        if not self._ours:
             return parent.save_model()
         optimizer = self.optimizer
         self.optimizer = Whole(optimizer, self._to_keep())
@@ -296,7 +297,7 @@ class ThalwegTrainer(Epochs):
         """Go on from a checkpoint: the bits of weights, averages, state and waiting gradients."""
         parent: Any = super()
         resuming = ckpt is not None and self.resume  # type: ignore[attr-defined]
-        if not resuming or is_theirs(self.args.optimizer):
+        if not resuming or not self._ours:
             parent.resume_training(ckpt)
             return
         more = take_whole(ckpt)
