@@ -1,10 +1,12 @@
 """The real Ultralytics, trained with our optimizers: names, numbers, losses, resuming, what is refused."""
 
 import pickle
+import runpy
 import shutil
 import subprocess
 import sys
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -154,11 +156,13 @@ def test_what_is_no_model_or_no_average_is_refused(package):
 def test_losses_fall_and_resuming_goes_on_with_the_same_bits(
     package, data, tmp_path, network, name
 ):
-    kind, batch, epochs = (package.YOLO, 4, 16) if "yolo" in network else (package.RTDETR, 2, 6)
+    kind, batch, epochs, size = (
+        (package.YOLO, 4, 16, 96) if "yolo" in network else (package.RTDETR, 2, 6, 64)
+    )
     model = kind(network)
     run = Run(
         model, tmp_path, trainer_for(model), at=(epochs // 2,), data=data, epochs=epochs,
-        batch=batch, optimizer=name, warmup_epochs=1.0, seed=3,
+        batch=batch, imgsz=size, optimizer=name, warmup_epochs=1.0, seed=3,
     )  # fmt: skip
     assert len(run.losses) >= 24
     quarter = len(run.losses) // 4
@@ -166,6 +170,9 @@ def test_losses_fall_and_resuming_goes_on_with_the_same_bits(
     print(f"\n{network} {name}: mean loss of the last quarter / of the first: {ratio:.3f}")
     assert ratio < 1
     assert type(run.trainer.optimizer).__name__ == name
+    held = sum(x.nbytes for entries in run.state["state"].values() for x in entries.values())
+    weights = sum(p.nbytes for p in run.trainer.model.parameters() if p.requires_grad)
+    assert held / weights == pytest.approx({"Lion": 1, "AdamW": 2, "Ranger": 3}[name], rel=1e-3)
     assert [g["param_group"] for g in run.trainer.optimizer.param_groups] == [
         "bias",
         "weight",
@@ -367,6 +374,30 @@ def test_trainers_are_known_by_name_to_other_processes(package):
         assert issubclass(cls, model.task_map[model.task]["trainer"])
     with pytest.raises(AttributeError, match="no attribute 'ThalwegLostTrainer'"):
         _ = ours.ThalwegLostTrainer
+
+
+def test_what_was_filled_in_goes_to_other_processes_with_the_arguments(package, data, tmp_path):
+    """As Ultralytics sends them: the class, unpickled, with all arguments as if they had been passed."""
+    cloudpickle = pytest.importorskip("cloudpickle")
+    model = package.YOLO("yolov8n.yaml")
+    given = {**SMALL, "model": "yolov8n.yaml", "data": str(data), "project": str(tmp_path)}
+    for cls in (trainer_for(model), trainer_for(model, schedule="constant(1)", average=False)):
+        first = cls(overrides={**given, "optimizer": "lion(betas=(0.7, 0.8))"})
+        sent = pickle.loads(cloudpickle.dumps(cls))
+        assert sent.settings == cls.settings
+        cfg = {**package.utils.DEFAULT_CFG_DICT, "save_dir": ""}
+        again = sent(cfg=cfg, overrides=dict(vars(first.args)))
+        for key in ("optimizer", "lr0", "momentum", "weight_decay", "warmup_bias_lr"):
+            assert getattr(again.args, key) == getattr(first.args, key)
+        assert again.args.momentum == 0.7
+
+
+def test_the_example_runs(package, tmp_path, monkeypatch, capsys):
+    example = Path(__file__).parent.parent / "examples" / "rtdetr_lion.py"
+    words = ["--epochs", "1", "--imgsz", "64", "--project", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", [str(example), *words])
+    runpy.run_path(str(example), run_name="__main__")
+    assert "Lion\ndefaults: lr=0.0001" in capsys.readouterr().out
 
 
 def test_importing_the_adapter_does_not_import_ultralytics():
