@@ -148,6 +148,13 @@ def test_last_epoch_alone_resumes():
     assert isinstance(other, torchs.LRScheduler)
 
 
+def test_timms_lr_scale_is_honoured():
+    optimizer = two_groups()
+    optimizer.param_groups[1]["lr_scale"] = 0.5
+    found = run(s.Scheduler(optimizer, "linear(4)"), 4, lambda gs: [g["lr"] for g in gs])
+    assert found == [[0.5 * (1 - t / 4), 0.0625 * (1 - t / 4)] for t in range(4)]
+
+
 def test_it_is_one_of_torchs_in_a_sequence():
     optimizer = two_groups()
     first, second = (s.Scheduler(optimizer, text) for text in ("warmup(3, 0.5)", "linear(4)"))

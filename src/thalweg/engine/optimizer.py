@@ -18,6 +18,7 @@ from thalweg.engine.arguments import (
     check_numbers,
     check_spelling,
     dissolved,
+    naming_what_two_groups_have,
     numbers_of,
     taken_at_construction,
 )
@@ -128,7 +129,8 @@ class Optimizer(Strict, torch.optim.Optimizer):
         self._check_shared(full)
         for key, value in taken_at_construction(full, self.param_groups).items():
             group.setdefault(key, value)
-        super().add_param_group(group)
+        with naming_what_two_groups_have(group, self.param_groups):
+            super().add_param_group(group)
         try:
             self._try_out(self.param_groups[-1])
         except Exception:
