@@ -11,23 +11,27 @@ from torch import Tensor
 from thalweg.engine.groups import resolve, wanted_slots
 from thalweg.engine.option import OPTIONS
 from thalweg.engine.rule import Group
+from thalweg.engine.trace import shared_scalars
 from thalweg.errors import CheckpointError
 
 OWN_KEYS = ("rule", "options", "state_dtype", "decay_style", "decay_cautious")
 """What the constructor decides, whatever a checkpoint says."""
 
 
-def check_groups(
-    groups: Sequence[Group], saved: Sequence[Mapping[str, Any]], *, strict: bool
-) -> None:
+def check_groups(groups: Sequence[Group], given: Mapping[str, Any], *, strict: bool) -> None:
     """Refuse a checkpoint of another rule or of other options; torch's, which names none, is welcome.
 
+    Args:
+        groups: The optimizer's.
+        given: The checkpoint.
+        strict: Whether to look at all.
+
     Raises:
-        CheckpointError: It differs, and `strict` is on.
+        CheckpointError: It differs, or steps were taken and a number that groups share is not there.
     """
     if not strict:
         return
-    for i, (own, theirs) in enumerate(zip(groups, saved, strict=False)):
+    for i, (own, theirs) in enumerate(zip(groups, given["param_groups"], strict=False)):
         for key, what in (("rule", "rule"), ("options", "options")):
             if key not in theirs:
                 continue
@@ -37,6 +41,13 @@ def check_groups(
                     f"the checkpoint's group {i} has {what} {_said(other)} and this optimizer {_said(mine)}"
                     f"{_difference(mine, other)}: make the optimizer as it was when it was saved, or "
                     "load with strict=False to keep this one's"
+                )
+        resolved = resolve(own)
+        for key in shared_scalars(resolved.rule, resolved.specs) if given["state"] else ():
+            if theirs.get(key) is None:
+                raise CheckpointError(
+                    f"the checkpoint's group {i} has no {key!r}, which goes with the state: it is another "
+                    "optimizer's; load with strict=False to begin it anew"
                 )
 
 
@@ -93,8 +104,8 @@ def loaded_state(
     resolved = resolve(group)
     wanted = wanted_slots(resolved, resolved.setting(p, frozenset()), group, p)
     own = [s.name for s in resolved.rule.slots if s.name in wanted]
-    kept = {s.name for s in resolved.rule.scalars} | {"step"}
-    own += [s.name for s in resolved.rule.scalars]
+    numbers = [s.name for s in resolved.rule.scalars if not s.is_shared]
+    own += numbers
     missing = [key for key in own if saved.get(key) is None]
     if strict and missing and any(isinstance(x, Tensor) for x in saved.values()):
         raise CheckpointError(
@@ -107,7 +118,7 @@ def loaded_state(
         if name not in group["options"]
         for s in [*(x.name for x in spec.slots), *(x.name for x in spec.scalars)]
     }
-    for key in kept.intersection(saved):
+    for key in {*numbers, "step"}.intersection(saved):
         _check_number(key, saved[key], where)
     return {
         key: _copied(p, key, value, wanted[key][1] if key in wanted else None, where)

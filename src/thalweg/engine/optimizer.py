@@ -24,6 +24,7 @@ from thalweg.engine.arguments import (
 from thalweg.engine.averages import TRAINING, WEIGHTS, average_of, keeps_average
 from thalweg.engine.checkpoint import check_groups, loaded_state, merged_group
 from thalweg.engine.groups import graph_of, resolve, wanted_slots
+from thalweg.engine.matching import by_name
 from thalweg.engine.option import Option, check_options, find_option
 from thalweg.engine.plan import Plan, Plans
 from thalweg.engine.prepare import Pending, Preparation, parameter_name
@@ -260,12 +261,17 @@ class Optimizer(Strict, torch.optim.Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any], *, strict: bool = True) -> None:
         """Load a checkpoint of this optimizer, or of torch's of the same algorithm; everything is copied.
 
+        Where both know their parameters' names (`model.named_parameters()` at construction) they are matched
+        by name, whatever their order and groups; else by position, as in torch. Numbers of the groups
+        follow the checkpoint; rule, options and storage are the constructor's.
+
         Args:
             state_dict: What `state_dict()` returned.
-            strict: Refuse a checkpoint with another rule or other options; without, this optimizer's stay.
+            strict: Refuse a checkpoint with other names, another rule or other options. Without, what
+                matches is taken, this optimizer's rule and options stay, and what is missing begins anew.
 
         Raises:
-            CheckpointError: It is another rule's or has other options or shapes; nothing was changed.
+            CheckpointError: It has other names, options or shapes, or is another rule's; nothing was changed.
             ValueError: It has other groups.
         """
         self._check_training("load_state_dict()")
@@ -279,9 +285,11 @@ class Optimizer(Strict, torch.optim.Optimizer):
                     f"this is no optimizer's state_dict: it has {', '.join(map(repr, list(given)[:3]))}, "
                     "...; it needs 'state' and 'param_groups'"
                 )
+            given = by_name(self.param_groups, given, strict=strict)
+            saved = given["param_groups"]
             if [len(g["params"]) for g in saved] != [len(g["params"]) for g in self.param_groups]:
                 return given  # torch says it, in its words
-            check_groups(self.param_groups, saved, strict=strict)
+            check_groups(self.param_groups, given, strict=strict)
             groups = [merged_group(own, g) for own, g in zip(self.param_groups, saved, strict=True)]
             for i, group in enumerate(groups):
                 check_numbers(type(self).__name__, group, f", group {i} of the checkpoint")
