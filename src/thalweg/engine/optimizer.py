@@ -21,7 +21,7 @@ from thalweg.engine.arguments import (
     numbers_of,
     taken_at_construction,
 )
-from thalweg.engine.averages import TRAINING, WEIGHTS, average_of, keeps_average
+from thalweg.engine.averages import TRAINING, WEIGHTS, average_of, check_weights, keeps_average
 from thalweg.engine.checkpoint import check_groups, loaded_state, merged_group
 from thalweg.engine.groups import graph_of, resolve, wanted_slots
 from thalweg.engine.matching import by_name
@@ -128,6 +128,10 @@ class Optimizer(Strict, torch.optim.Optimizer):
         self._check_shared(full)
         for key, value in taken_at_construction(full, self.param_groups).items():
             group.setdefault(key, value)
+        if keeps_average(
+            full
+        ):  # there from the start: flat distributed checkpoints load what is there
+            group.setdefault(TRAINING, True)
         super().add_param_group(group)
         try:
             self._try_out(self.param_groups[-1])
@@ -324,6 +328,7 @@ class Optimizer(Strict, torch.optim.Optimizer):
             if key in owner:
                 p, group, where = owner[key]
                 found[p] = loaded_state(p, group, entries, where, strict=strict)
+                check_weights(p, found[p], group, where)
             else:
                 found[key] = entries
         return found
@@ -376,7 +381,8 @@ class Optimizer(Strict, torch.optim.Optimizer):
             for p in group["params"]:
                 if WEIGHTS in self.state.get(p, {}):
                     p.copy_(self.state[p].pop(WEIGHTS))
-            group.pop(TRAINING, None)
+            if TRAINING in group:
+                group[TRAINING] = True
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
