@@ -20,6 +20,7 @@ VARIANTS = {
     "radam-decoupled": "radam(decoupled_weight_decay=True, weight_decay=0.01)",
     "rmsprop-centered": "rmsprop(centered=True, momentum=0.5)",
     "asgd-averaging": "asgd(t0=2, lambd=0.1)",
+    "lbfgs": "lbfgs(max_iter=2)",
     "lbfgs-wolfe": "lbfgs(max_iter=2, line_search_fn='strong_wolfe')",
     "adabelief-amsgrad": "adabelief(amsgrad=True)",
     "ademamix-warmup": "ademamix(alpha_warmup=4, beta3_warmup=6)",

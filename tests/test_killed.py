@@ -1,4 +1,4 @@
-"""Training killed with SIGKILL and resumed from its last checkpoint ends with the bits of one never killed."""
+"""Training killed with SIGKILL and resumed from its last checkpoint ends as if it had not been."""
 
 from __future__ import annotations
 
