@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from thalweg.engine.averages import WEIGHTS, check_weights
 from thalweg.engine.groups import resolve, wanted_slots
 from thalweg.engine.option import OPTIONS
+from thalweg.engine.prepare import parameter_name
 from thalweg.engine.rule import Group
 from thalweg.engine.trace import shared_scalars
 from thalweg.errors import CheckpointError
@@ -81,9 +85,33 @@ def merged_group(own: Group, saved: Mapping[str, Any]) -> dict[str, Any]:
         if name in OPTIONS and name not in options
         for argument in OPTIONS[name].arguments()
     }
-    kept = {k: v for k, v in saved.items() if k not in OWN_KEYS and (k in own or k not in foreign)}
+    kept = {
+        k: tuple(v) if isinstance(v, list) and isinstance(own.get(k), tuple) else v
+        for k, v in saved.items()
+        if k not in OWN_KEYS and (k in own or k not in foreign)
+    }
     missing = {k: v for k, v in own.items() if k not in saved and k != "params"}
     return {**kept, **missing, **{k: own[k] for k in OWN_KEYS if k in own}}
+
+
+def all_loaded(
+    groups: Sequence[Group], given: Mapping[str, Any], *, strict: bool
+) -> dict[Any, Any]:
+    """Copies of a checkpoint's state by parameter; of what belongs to none, by the checkpoint's own key."""
+    owner: dict[Any, tuple[Tensor, Group, str]] = {}
+    for i, (own, saved) in enumerate(zip(groups, given["param_groups"], strict=False)):
+        merged = {**merged_group(own, saved), "params": own["params"]}
+        for j, (key, p) in enumerate(zip(saved["params"], own["params"], strict=False)):
+            owner[key] = p, merged, parameter_name(own, i, j)
+    found: dict[Any, Any] = {}
+    for key, entries in given["state"].items():
+        if key in owner:
+            p, group, where = owner[key]
+            found[p] = loaded_state(p, group, entries, where, strict=strict)
+            check_weights(p, found[p], group, where)
+        else:
+            found[key] = copy.deepcopy(entries)
+    return found
 
 
 def loaded_state(
@@ -99,7 +127,7 @@ def loaded_state(
         strict: Whether a slot or number that is missing beside others is an error.
 
     Raises:
-        CheckpointError: An entry is no tensor or number, or has another shape than the parameter.
+        CheckpointError: An entry is no tensor or number, or has another shape or kind than the parameter.
     """
     resolved = resolve(group)
     wanted = wanted_slots(resolved, resolved.setting(p, frozenset()), group, p)
@@ -120,8 +148,9 @@ def loaded_state(
     }
     for key in {*numbers, "step"}.intersection(saved):
         _check_number(key, saved[key], where)
+    dtypes = {WEIGHTS: p.dtype} | {key: dtype for key, (_, dtype, _) in wanted.items()}
     return {
-        key: _copied(p, key, value, wanted[key][1] if key in wanted else None, where)
+        key: _copied(p, key, value, dtypes.get(key), where)
         for key, value in saved.items()
         if key in wanted or key not in foreign
     }
@@ -132,6 +161,10 @@ def _check_number(key: str, value: Any, where: str) -> None:
     if not is_one:
         raise CheckpointError(
             f"the checkpoint's {key!r} for {where} is {value!r}; it must be one number"
+        )
+    if key == "step" and not 0.0 <= float(value) < math.inf:
+        raise CheckpointError(
+            f"the checkpoint's 'step' for {where} is {float(value)}; steps are counted from 0"
         )
 
 
@@ -144,8 +177,14 @@ def _copied(p: Tensor, key: str, value: Any, slot: torch.dtype | None, where: st
                 f"the checkpoint's {key!r} for {where} has {got}, and the parameter has shape "
                 f"{tuple(p.shape)}: the groups hold other parameters, or hold them in another order"
             )
+        number = value.is_floating_point() or value.is_complex()
+        if not number or value.is_complex() != p.is_complex():
+            raise CheckpointError(
+                f"the checkpoint's {key!r} for {where} has {value.dtype}, and the parameter {p.dtype}: it is "
+                "stored in another way (quantized?) and cannot be cast; convert it first"
+            )
         return torch.empty_like(p, dtype=slot, requires_grad=False).copy_(value.detach())
     if isinstance(value, Tensor):
         home = p.device if value.ndim and value.device.type != "cpu" else torch.device("cpu")
         return value.detach().to(home, copy=True)
-    return value
+    return copy.deepcopy(value)

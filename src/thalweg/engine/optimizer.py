@@ -21,8 +21,8 @@ from thalweg.engine.arguments import (
     numbers_of,
     taken_at_construction,
 )
-from thalweg.engine.averages import TRAINING, WEIGHTS, average_of, check_weights, keeps_average
-from thalweg.engine.checkpoint import check_groups, loaded_state, merged_group
+from thalweg.engine.averages import TRAINING, WEIGHTS, average_of, keeps_average
+from thalweg.engine.checkpoint import all_loaded, check_groups, merged_group
 from thalweg.engine.groups import graph_of, resolve, wanted_slots
 from thalweg.engine.matching import by_name
 from thalweg.engine.option import Option, check_options, find_option
@@ -297,7 +297,7 @@ class Optimizer(Strict, torch.optim.Optimizer):
             groups = [merged_group(own, g) for own, g in zip(self.param_groups, saved, strict=True)]
             for i, group in enumerate(groups):
                 check_numbers(type(self).__name__, group, f", group {i} of the checkpoint")
-            checked["state"] = self._loaded(given, strict=strict)
+            checked["state"] = all_loaded(self.param_groups, given, strict=strict)
             return {**given, "state": {}, "param_groups": groups}
 
         def fill(_: Any) -> None:
@@ -313,25 +313,6 @@ class Optimizer(Strict, torch.optim.Optimizer):
         finally:
             for handle in handles:
                 handle.remove()
-
-    def _loaded(self, given: Mapping[str, Any], *, strict: bool) -> dict[Any, Any]:
-        """The checkpoint's state by parameter."""
-        owner: dict[Any, tuple[Tensor, Group, str]] = {}
-        for i, (own, saved) in enumerate(
-            zip(self.param_groups, given["param_groups"], strict=False)
-        ):
-            merged = {**merged_group(own, saved), "params": own["params"]}
-            for j, (key, p) in enumerate(zip(saved["params"], own["params"], strict=False)):
-                owner[key] = p, merged, parameter_name(own, i, j)
-        found: dict[Any, Any] = {}
-        for key, entries in given["state"].items():
-            if key in owner:
-                p, group, where = owner[key]
-                found[p] = loaded_state(p, group, entries, where, strict=strict)
-                check_weights(p, found[p], group, where)
-            else:
-                found[key] = entries
-        return found
 
     # Looking at it --------------------------------------------------------------------------------
 
