@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+from thalweg.engine.arguments import passed
 from thalweg.engine.ops import lerp, sqrt
 from thalweg.engine.optimizer import Optimizer
 from thalweg.engine.option import Option
@@ -23,7 +24,7 @@ from thalweg.engine.rule import Hyper, Scalar, Slot, rule
         Hyper("eps", 1e-10, low=0.0, says="Invalid epsilon value"),
     ),
     paper="Duchi, Hazan, Singer 2011, JMLR 12, section 1.2 (the diagonal form)",
-    refuses_sparse="Adagrad does not support sparse gradients",
+    sparse=True,
     decay="l2",
 )
 def adagrad(g: Any, sum: Any, *, lr_decay: Any, eps: Any, t: Any) -> Any:
@@ -62,7 +63,8 @@ class Adagrad(Optimizer):
 
     Differs:
         As torch: lr_decay and the sum's initial value, which the paper does not have; eps stands beside
-        the root, where the paper adds delta to it. No sparse gradients yet.
+        the root, where the paper adds delta to it. A sparse gradient gives the numbers of the dense one,
+        with weight_decay too, where torch refuses the two together.
 
     Example:
         >>> import torch, thalweg
@@ -89,20 +91,7 @@ class Adagrad(Optimizer):
         fused: bool | None = None,
         options: Sequence[Option] = (),
     ) -> None:
-        super().__init__(
-            params,
-            lr,
-            rule=adagrad,
-            options=options,
-            lr_decay=lr_decay,
-            weight_decay=weight_decay,
-            initial_accumulator_value=initial_accumulator_value,
-            eps=eps,
-            maximize=maximize,
-            foreach=foreach,
-            differentiable=differentiable,
-            fused=fused,
-        )
+        super().__init__(**passed(locals(), rule=adagrad))
         self._begin_state()
 
     def share_memory(self) -> None:
@@ -188,17 +177,4 @@ class Adadelta(Optimizer):
         fused: bool | None = None,
         options: Sequence[Option] = (),
     ) -> None:
-        super().__init__(
-            params,
-            lr,
-            rule=adadelta,
-            options=options,
-            rho=rho,
-            eps=eps,
-            weight_decay=weight_decay,
-            maximize=maximize,
-            foreach=foreach,
-            capturable=capturable,
-            differentiable=differentiable,
-            fused=fused,
-        )
+        super().__init__(**passed(locals(), rule=adadelta))

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+from thalweg.engine.arguments import passed
 from thalweg.engine.ops import lerp, maximum, sqrt
 from thalweg.engine.optimizer import Optimizer
 from thalweg.engine.option import Option
@@ -128,22 +129,7 @@ class Adam(Optimizer):
         options: Sequence[Option] = (),
     ) -> None:
         _check_tensors(lr, betas, lists_on_host=bool(foreach) and not capturable)
-        super().__init__(
-            params,
-            lr,
-            rule=adam,
-            options=options,
-            betas=betas,
-            eps=eps,
-            weight_decay=weight_decay,
-            amsgrad=amsgrad,
-            maximize=maximize,
-            foreach=foreach,
-            capturable=capturable,
-            differentiable=differentiable,
-            fused=fused,
-            decoupled_weight_decay=decoupled_weight_decay,
-        )
+        super().__init__(**passed(locals(), rule=adam))
 
 
 class AdamW(Adam):

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+from thalweg.engine.arguments import passed
 from thalweg.engine.ops import lerp, sign
 from thalweg.engine.optimizer import Optimizer
 from thalweg.engine.option import Option
@@ -21,6 +22,8 @@ from thalweg.engine.rule import Hyper, Slot, rule
         Hyper("beta2", 0.99, low=0.0, high=1.0, at="betas[1]"),
     ),
     paper="Chen et al. 2023, arXiv:2302.06675, Algorithm 2",
+    advice="lr 3 to 10 times smaller than AdamW's and weight_decay as much larger, so that lr * weight_decay "
+    "stays: Chen et al. 2023, arXiv:2302.06675, section 5",
 )
 def lion(g: Any, exp_avg: Any, *, beta1: Any, beta2: Any) -> Any:
     """The sign of the gradient mixed into its running mean."""
@@ -76,16 +79,4 @@ class Lion(Optimizer):
         fused: bool | None = None,
         options: Sequence[Option] = (),
     ) -> None:
-        super().__init__(
-            params,
-            lr,
-            rule=lion,
-            options=options,
-            betas=betas,
-            weight_decay=weight_decay,
-            maximize=maximize,
-            foreach=foreach,
-            capturable=capturable,
-            differentiable=differentiable,
-            fused=fused,
-        )
+        super().__init__(**passed(locals(), rule=lion))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+from thalweg.engine.arguments import passed
 from thalweg.engine.ops import count, lerp, matrix, maximum, sqrt
 from thalweg.engine.optimizer import Optimizer
 from thalweg.engine.option import Option
@@ -63,6 +64,9 @@ def _check(group: Mapping[str, Any]) -> str | None:
     ),
     paper="Jordan, Jin, Boza, You, Cesista, Newhouse, Bernstein 2024, kellerjordan.github.io/posts/muon",
     refuses_sparse="Muon does not support sparse gradients",
+    refuses_complex="Muon does not support complex parameters",
+    advice='with adjust_lr_fn="match_rms_adamw", lr and weight_decay as for AdamW: Liu et al. 2025, '
+    "arXiv:2502.16982, section 2.2",
     check=_check,
     says={
         "lr": "Learning rate should be >= 0 but is",
@@ -165,24 +169,7 @@ class Muon(Optimizer):
         fused: bool | None = None,
         options: Sequence[Option] = (),
     ) -> None:
-        super().__init__(
-            params,
-            lr,
-            rule=muon,
-            options=options,
-            weight_decay=weight_decay,
-            momentum=momentum,
-            nesterov=nesterov,
-            ns_coefficients=ns_coefficients,
-            eps=eps,
-            ns_steps=ns_steps,
-            adjust_lr_fn=adjust_lr_fn,
-            foreach=foreach,
-            maximize=maximize,
-            capturable=capturable,
-            differentiable=differentiable,
-            fused=fused,
-        )
+        super().__init__(**passed(locals(), rule=muon))
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group of matrices."""
@@ -202,6 +189,9 @@ class MuonAdamW(Optimizer):
     A group may say which it is with `use_muon`; one that does not is split into tensors of two or more
     dimensions (of which the first are rows and all others columns, as convolutions are usually taken) and
     the rest. Embeddings and the last layer are better named `use_muon=False`.
+
+    Formula:
+        groups of matrices: as Muon; all others: as AdamW
 
     Args:
         params: Parameters, named parameters, or groups; a group may have `use_muon`.
@@ -251,24 +241,7 @@ class MuonAdamW(Optimizer):
         options: Sequence[Option] = (),
     ) -> None:
         self._adamw = {"betas": betas, "eps": adamw_eps}
-        super().__init__(
-            params,
-            lr,
-            rule=muon,
-            options=options,
-            weight_decay=weight_decay,
-            momentum=momentum,
-            nesterov=nesterov,
-            ns_coefficients=ns_coefficients,
-            eps=eps,
-            ns_steps=ns_steps,
-            adjust_lr_fn=adjust_lr_fn,
-            foreach=foreach,
-            maximize=maximize,
-            capturable=capturable,
-            differentiable=differentiable,
-            fused=fused,
-        )
+        super().__init__(**passed(locals(), "betas", "adamw_eps", rule=muon))
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group, or two where it holds both kinds and has no `use_muon`.

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+from thalweg.engine.arguments import passed
 from thalweg.engine.ops import abs, lerp, maximum, minimum, sqrt, sum, where
 from thalweg.engine.optimizer import Optimizer
 from thalweg.engine.option import Option
@@ -40,6 +41,8 @@ from thalweg.optim.adam import BETAS, EPS
     switches=(Switch("use_bias_correction"), Switch("safeguard_warmup")),
     paper="Mishchenko and Defazio 2023, arXiv:2306.06101, Algorithm 4",
     refuses_sparse="Prodigy does not support sparse gradients",
+    advice="lr stays 1 and a schedule only lowers it, as the rate is found; weight_decay as for AdamW: "
+    "Mishchenko and Defazio 2023, arXiv:2306.06101",
     lr_scale="d",
 )
 def prodigy(
@@ -157,24 +160,7 @@ class Prodigy(Optimizer):
         fused: bool | None = None,
         options: Sequence[Option] = (),
     ) -> None:
-        super().__init__(
-            params,
-            lr,
-            rule=prodigy,
-            options=options,
-            betas=betas,
-            beta3=math.sqrt(betas[1]) if beta3 is None and betas[1] >= 0.0 else beta3,
-            eps=eps,
-            weight_decay=weight_decay,
-            decoupled_weight_decay=decouple,
-            use_bias_correction=use_bias_correction,
-            safeguard_warmup=safeguard_warmup,
-            d0=d0,
-            d_coef=d_coef,
-            growth_rate=growth_rate,
-            foreach=foreach,
-            maximize=maximize,
-            capturable=capturable,
-            differentiable=differentiable,
-            fused=fused,
-        )
+        if beta3 is None and betas[1] >= 0.0:
+            beta3 = math.sqrt(betas[1])
+        numbers = passed(locals(), "decouple", rule=prodigy)
+        super().__init__(**numbers, decoupled_weight_decay=decouple)

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+from thalweg.engine.arguments import passed
 from thalweg.engine.ops import lerp, sqrt, where
 from thalweg.engine.optimizer import Optimizer
 from thalweg.engine.option import Option
@@ -32,6 +33,8 @@ def rectified(beta2: Any, t: Any) -> tuple[Any, Any]:
     hypers=(*BETAS, EPS, Hyper("n_sma_threshold", 5.0, low=4.0)),
     paper="Liu, Jiang, He, Chen, Liu, Gao, Han 2019, arXiv:1908.03265, Algorithm 2",
     refuses_sparse="RAdam does not support sparse gradients",
+    advice="lr and betas as for AdamW, without warm-up, whose place the rectification takes: Liu et al. "
+    "2019, arXiv:1908.03265, section 5",
     decay="l2",
 )
 def radam(
@@ -109,21 +112,7 @@ class RAdam(Optimizer):
         fused: bool | None = None,
         options: Sequence[Option] = (),
     ) -> None:
-        super().__init__(
-            params,
-            lr,
-            rule=radam,
-            options=options,
-            betas=betas,
-            eps=eps,
-            weight_decay=weight_decay,
-            maximize=maximize,
-            foreach=foreach,
-            capturable=capturable,
-            differentiable=differentiable,
-            fused=fused,
-            decoupled_weight_decay=decoupled_weight_decay,
-        )
+        super().__init__(**passed(locals(), rule=radam))
 
 
 class Ranger(Optimizer):
@@ -181,21 +170,11 @@ class Ranger(Optimizer):
         fused: bool | None = None,
         options: Sequence[Option] = (),
     ) -> None:
-        given = {type(o) for o in options}
-        parts = [Centralize(), Decay("decoupled"), Lookahead(k, alpha)]
-        chosen = [*options, *(part for part in parts if type(part) not in given)]
-        super().__init__(
-            params,
-            lr,
-            rule=radam,
-            options=chosen,
-            betas=betas,
-            eps=eps,
-            weight_decay=weight_decay,
-            n_sma_threshold=n_sma_threshold,
-            maximize=maximize,
-            foreach=foreach,
-            capturable=capturable,
-            differentiable=differentiable,
-            fused=fused,
-        )
+        own = _composed(options, [Centralize(), Decay("decoupled"), Lookahead(k, alpha)])
+        super().__init__(**passed(locals(), "alpha", "k", "own", rule=radam, options=own))
+
+
+def _composed(options: Sequence[Option], parts: Sequence[Option]) -> list[Option]:
+    """The parts, but for those that the user chose otherwise."""
+    given = {type(o) for o in options}
+    return [*options, *(part for part in parts if type(part) not in given)]

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+from thalweg.engine.arguments import passed
 from thalweg.engine.ops import lerp, maximum, sqrt
 from thalweg.engine.optimizer import Optimizer
 from thalweg.engine.option import Option
@@ -116,19 +117,4 @@ class RMSprop(Optimizer):
         fused: bool | None = None,
         options: Sequence[Option] = (),
     ) -> None:
-        super().__init__(
-            params,
-            lr,
-            rule=rmsprop,
-            options=options,
-            momentum=momentum,
-            alpha=alpha,
-            eps=eps,
-            centered=centered,
-            weight_decay=weight_decay,
-            maximize=maximize,
-            foreach=foreach,
-            capturable=capturable,
-            differentiable=differentiable,
-            fused=fused,
-        )
+        super().__init__(**passed(locals(), rule=rmsprop))

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+from thalweg.engine.arguments import passed
 from thalweg.engine.ops import lerp, sqrt, where
 from thalweg.engine.optimizer import Optimizer
 from thalweg.engine.option import Option
@@ -17,6 +18,8 @@ from thalweg.optim.radam import rectified
 from thalweg.optim.sgd import sgd
 from thalweg.options import ScheduleFree
 
+AVERAGING = ("warmup_steps", "r", "weight_lr_power", "free", "dropped")
+"""What the classes below have for the option, and their rules have not."""
 BETA2 = Hyper("beta2", 0.999, low=0.0, high=1.0)
 
 
@@ -124,20 +127,9 @@ class SGDScheduleFree(Optimizer):
         fused: bool | None = None,
         options: Sequence[Option] = (),
     ) -> None:
-        free = ScheduleFree(momentum, warmup_steps, r, weight_lr_power)
-        super().__init__(
-            params,
-            lr,
-            rule=sgd,
-            options=[*options, free],
-            decoupled_weight_decay=True,
-            weight_decay=weight_decay,
-            maximize=maximize,
-            foreach=foreach,
-            capturable=capturable,
-            differentiable=differentiable,
-            fused=fused,
-        )
+        free = [*options, ScheduleFree(momentum, warmup_steps, r, weight_lr_power)]
+        numbers = passed(locals(), *AVERAGING, "momentum", rule=sgd, options=free)
+        super().__init__(**numbers, decoupled_weight_decay=True)
 
 
 class AdamWScheduleFree(Optimizer):
@@ -199,21 +191,9 @@ class AdamWScheduleFree(Optimizer):
         fused: bool | None = None,
         options: Sequence[Option] = (),
     ) -> None:
-        free = ScheduleFree(betas[0], warmup_steps, r, weight_lr_power)
-        super().__init__(
-            params,
-            lr,
-            rule=root_mean_square,
-            options=[*options, free],
-            beta2=betas[1],
-            eps=eps,
-            weight_decay=weight_decay,
-            maximize=maximize,
-            foreach=foreach,
-            capturable=capturable,
-            differentiable=differentiable,
-            fused=fused,
-        )
+        free = [*options, ScheduleFree(betas[0], warmup_steps, r, weight_lr_power)]
+        numbers = passed(locals(), *AVERAGING, "betas", rule=root_mean_square, options=free)
+        super().__init__(**numbers, beta2=betas[1])
 
 
 class RAdamScheduleFree(Optimizer):
@@ -277,19 +257,7 @@ class RAdamScheduleFree(Optimizer):
         fused: bool | None = None,
         options: Sequence[Option] = (),
     ) -> None:
-        free = ScheduleFree(betas[0], r=r, weight_lr_power=weight_lr_power)
-        super().__init__(
-            params,
-            lr,
-            rule=rectified_root_mean_square,
-            options=[*options, free],
-            beta2=betas[1],
-            eps=eps,
-            weight_decay=weight_decay,
-            sgd_rate=0.0 if silent_sgd_phase else 1.0,
-            maximize=maximize,
-            foreach=foreach,
-            capturable=capturable,
-            differentiable=differentiable,
-            fused=fused,
-        )
+        free = [*options, ScheduleFree(betas[0], r=r, weight_lr_power=weight_lr_power)]
+        dropped = (*AVERAGING, "betas", "silent_sgd_phase")
+        numbers = passed(locals(), *dropped, rule=rectified_root_mean_square, options=free)
+        super().__init__(**numbers, beta2=betas[1], sgd_rate=0.0 if silent_sgd_phase else 1.0)

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+from thalweg.engine.arguments import passed
 from thalweg.engine.ops import where
 from thalweg.engine.optimizer import Optimizer
 from thalweg.engine.option import Option
@@ -26,6 +27,8 @@ def _nesterov_needs_momentum(group: Mapping[str, Any]) -> str | None:
     switches=(Switch("nesterov"), Switch("has_momentum", read=nonzero("momentum"))),
     paper="Polyak 1964; Sutskever, Martens, Dahl, Hinton 2013 (ICML)",
     sparse=True,
+    advice="lr is another scale, found anew: ResNets were trained with lr=0.1, momentum=0.9, "
+    "weight_decay=1e-4 at batch 256: He et al. 2015, arXiv:1512.03385, section 3.4",
     decay="l2",
     check=_nesterov_needs_momentum,
 )
@@ -99,17 +102,4 @@ class SGD(Optimizer):
         fused: bool | None = None,
         options: Sequence[Option] = (),
     ) -> None:
-        super().__init__(
-            params,
-            lr,
-            rule=sgd,
-            options=options,
-            momentum=momentum,
-            dampening=dampening,
-            weight_decay=weight_decay,
-            nesterov=nesterov,
-            maximize=maximize,
-            foreach=foreach,
-            differentiable=differentiable,
-            fused=fused,
-        )
+        super().__init__(**passed(locals(), rule=sgd))

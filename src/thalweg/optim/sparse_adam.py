@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+from thalweg.engine.arguments import passed
 from thalweg.engine.ops import lerp, sqrt
 from thalweg.engine.optimizer import Optimizer
 from thalweg.engine.option import Option
@@ -89,15 +90,7 @@ class SparseAdam(Optimizer):
     ) -> None:
         if not isinstance(lr, Tensor) and lr == 0:
             raise ArgumentError(f"Invalid learning rate: {lr}. SparseAdam needs (0, inf).")
-        super().__init__(
-            params,
-            lr,
-            rule=sparse_adam,
-            options=options,
-            betas=betas,
-            eps=eps,
-            maximize=maximize,
-        )
+        super().__init__(**passed(locals(), rule=sparse_adam))
         for kind, words, found in (
             ("Sparse", "requires dense parameter tensors", _indices(self, "is_sparse")),
             ("Complex", "does not support complex parameters", _indices(self, "is_complex")),
