@@ -56,8 +56,5 @@ class StepError(ThalwegError, RuntimeError):
 def suggest(name: str, known: Iterable[str]) -> str:
     """Return " Did you mean 'x'?" for the nearest known name, or an empty string."""
     lowered = {k.lower(): k for k in known}
-    close = difflib.get_close_matches(name.lower(), lowered, n=3, cutoff=0.6)
-    close.sort(
-        key=lambda k: abs(len(k) - len(name))
-    )  # letters change places more often than they grow
+    close = difflib.get_close_matches(name.lower(), lowered, n=1, cutoff=0.6)
     return f" Did you mean {lowered[close[0]]!r}?" if close else ""
