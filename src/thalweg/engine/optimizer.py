@@ -210,11 +210,11 @@ class Optimizer(Strict, torch.optim.Optimizer):
         Raises:
             StepError: The step cannot be taken; parameters, state and counts are as they were.
         """
+        self._check_training("step()")
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        self._check_training("step()")
         with torch.set_grad_enabled(bool(self.defaults["differentiable"])), step_threads():
             self._advance()
         return loss
@@ -344,7 +344,7 @@ class Optimizer(Strict, torch.optim.Optimizer):
         for group in self.param_groups:
             if not group.get(TRAINING, True):
                 continue
-            for p in group["params"]:
+            for p in dict.fromkeys(group["params"]):
                 average = average_of(p, self.state.get(p, {}), group)
                 if average is not None:
                     self.state[p][WEIGHTS] = p.detach().clone()
