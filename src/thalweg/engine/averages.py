@@ -7,12 +7,10 @@ from typing import Any
 
 from torch import Tensor
 
-from thalweg.engine.groups import resolve
+from thalweg.engine.groups import TRAINING, resolve
 from thalweg.engine.rule import Group
 from thalweg.errors import CheckpointError
 
-TRAINING = "train_mode"
-"""Key of a group that averages: False while its parameters hold the averages."""
 WEIGHTS = "train_weights"
 """Key of a parameter's state: its weights while it holds its average."""
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from thalweg.engine.averages import WEIGHTS, check_weights
-from thalweg.engine.groups import resolve, wanted_slots
+from thalweg.engine.groups import TRAINING, resolve, wanted_slots
 from thalweg.engine.option import OPTIONS
 from thalweg.engine.prepare import parameter_name
 from thalweg.engine.rule import Group, Slot
@@ -88,7 +88,7 @@ def merged_group(own: Group, saved: Mapping[str, Any]) -> dict[str, Any]:
     kept = {
         k: tuple(v) if isinstance(v, list) and isinstance(own.get(k), tuple) else v
         for k, v in saved.items()
-        if k not in OWN_KEYS and (k in own or k not in foreign)
+        if k not in OWN_KEYS and (k in own or (k not in foreign and k != TRAINING))
     }
     missing = {k: v for k, v in own.items() if k not in saved and k != "params"}
     return {**kept, **missing, **{k: own[k] for k in OWN_KEYS if k in own}}

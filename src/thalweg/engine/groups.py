@@ -17,6 +17,9 @@ from thalweg.engine.rule import Declared, Group, Rule, Slot, find_rule
 from thalweg.engine.trace import Setting, active_slots, hyper_key, trace
 from thalweg.errors import StepError, TraceError
 
+TRAINING = "train_mode"
+"""Key of a group that averages: False while its parameters hold the averages."""
+
 
 @dataclass(frozen=True)
 class Resolved:

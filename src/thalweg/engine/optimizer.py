@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, overload
 
@@ -22,20 +22,21 @@ from thalweg.engine.arguments import (
     numbers_of,
     taken_at_construction,
 )
-from thalweg.engine.averages import TRAINING, WEIGHTS, average_of, keeps_average
+from thalweg.engine.averages import WEIGHTS, average_of, keeps_average
 from thalweg.engine.backends.choice import check_fusable
 from thalweg.engine.backends.toolchain import step_threads
 from thalweg.engine.checkpoint import all_loaded, check_groups, merged_group
-from thalweg.engine.groups import graph_of, resolve, wanted_slots
+from thalweg.engine.groups import TRAINING, graph_of, number, resolve, wanted_slots
 from thalweg.engine.matching import by_name
 from thalweg.engine.option import Option, check_options, find_option
 from thalweg.engine.plan import Plan, Plans
 from thalweg.engine.prepare import Pending, Preparation, parameter_name
-from thalweg.engine.rule import Group, Rule
+from thalweg.engine.rule import Group, Rule, find_rule
 from thalweg.engine.state import Missing, make_slots, scalar_dtype, slots_of
-from thalweg.engine.trace import hyper_key
+from thalweg.engine.trace import hyper_key, state_keys
 from thalweg.errors import (
     ArgumentError,
+    BackendError,
     CheckpointError,
     StepError,
 )
@@ -57,6 +58,7 @@ class Optimizer(Strict, torch.optim.Optimizer):
         maximize: Climb instead of descend.
         capturable: Keep step counts on the device, for CUDA graphs.
         differentiable: Let autograd see the step.
+        own: Group keys that a subclass reads itself, with their defaults.
         **hypers: The rule's numbers and switches by name, and `weight_decay`.
 
     Raises:
@@ -93,6 +95,7 @@ class Optimizer(Strict, torch.optim.Optimizer):
         capturable: bool = False,
         differentiable: bool = False,
         fused: bool | None = None,
+        own: Mapping[str, Any] | None = None,
         **hypers: Any,
     ) -> None:
         rule = as_rule(rule)
@@ -101,7 +104,7 @@ class Optimizer(Strict, torch.optim.Optimizer):
         defaults |= numbers_of(type(self).__name__, rule, hypers)
         defaults |= {"maximize": maximize, "foreach": foreach, "capturable": capturable}
         defaults |= {"differentiable": differentiable, "fused": fused, "rule": rule.key}
-        defaults |= dissolved(chosen)
+        defaults |= {**dissolved(chosen), **(own or {})}
         check_flags(defaults)
         check_numbers(type(self).__name__, defaults, "")
         super().__init__(params, defaults)
@@ -151,8 +154,20 @@ class Optimizer(Strict, torch.optim.Optimizer):
                     f"{resolved.rule.name} does not go with the option {name}: "
                     f"{resolved.rule.refuses[name]}; leave one out"
                 )
+        names = [key for label, owner in resolved.labelled() for key in state_keys(owner, label)]
+        for name in names:
+            if names.count(name) > 1:
+                raise ArgumentError(
+                    f"two parts of this group keep something under {name!r}: {resolved.rule.name} and an "
+                    "option; call the rule's otherwise"
+                )
         for p in {min(p.ndim, 2): p for p in group["params"]}.values():
-            graph_of(resolved, resolved.setting(p, frozenset()))
+            graph, _ = graph_of(resolved, resolved.setting(p, frozenset()))
+            if graph.matrices and group["differentiable"]:
+                raise BackendError(
+                    f"`differentiable` is not supported by {resolved.rule.name}: autograd does not see "
+                    "through functions of whole matrices"
+                )
         for p in group["params"] if group["fused"] else ():
             # Parameters without storage may get it before the first step (`model.to_empty`).
             if p.device.type != "meta":
@@ -176,7 +191,18 @@ class Optimizer(Strict, torch.optim.Optimizer):
         return group
 
     def _check_shared(self, group: Group) -> None:
-        """An option of the whole optimizer is the same in all groups."""
+        """What acts on, or keeps a number for, the whole optimizer is the same in all groups."""
+        rule = find_rule(group["rule"])
+        if any(s.scope == "optimizer" for s in rule.scalars):
+            for other in self.param_groups:
+                for h in rule.hypers if find_rule(other["rule"]) is rule else ():
+                    key = hyper_key(h, "")
+                    if number(group, key) != number(other, key):
+                        raise ArgumentError(
+                            f"{rule.name} keeps numbers for all groups together, so that {key} must be alike "
+                            f"in all of them; group {len(self.param_groups)} has {number(group, key)!r} and "
+                            f"another {number(other, key)!r}"
+                        )
         for other in self.param_groups[:1]:
             for name in {*group["options"], *other["options"]}:
                 spec = find_option(name)
