@@ -27,8 +27,13 @@ PLAIN: dict[str, Any] = dict.fromkeys(
 """The images as they are, so that losses of different steps compare."""
 
 
-def images(folder: Path, count: int = 8, size: int = 96, seed: int = 0) -> Path:
-    """Images of bright rectangles in two colours on noise, with YOLO's labels; returns data.yaml."""
+def images(
+    folder: Path, count: int = 8, size: int = 96, seed: int = 0, *, corners: bool = False
+) -> Path:
+    """Images of bright rectangles in two colours on noise, with YOLO's labels; returns data.yaml.
+
+    With `corners` labels are the four corners, for segments and rotated boxes.
+    """
     import cv2
 
     draw, noise = random.Random(seed), np.random.default_rng(seed)
@@ -42,8 +47,10 @@ def images(folder: Path, count: int = 8, size: int = 96, seed: int = 0) -> Path:
             w, h = (draw.randrange(size // 4, size // 2) for _ in range(2))
             x, y = draw.randrange(size - w), draw.randrange(size - h)
             picture[y : y + h, x : x + w] = ((255, 80, 40), (40, 80, 255))[colour]
-            box = ((x + w / 2) / size, (y + h / 2) / size, w / size, h / size)
-            lines.append(f"{colour} " + " ".join(f"{v:.6f}" for v in box))
+            box = (x + w / 2, y + h / 2, w, h)
+            around = (x, y, x + w, y, x + w, y + h, x, y + h)
+            numbers = " ".join(f"{v / size:.6f}" for v in (around if corners else box))
+            lines.append(f"{colour} {numbers}")
         cv2.imwrite(str(folder / "images" / f"{i}.png"), picture)
         (folder / "labels" / f"{i}.txt").write_text("\n".join(lines) + "\n")
     config = folder / "data.yaml"
@@ -51,3 +58,18 @@ def images(folder: Path, count: int = 8, size: int = 96, seed: int = 0) -> Path:
         f"path: {folder.resolve()}\ntrain: images\nval: images\nnames: {{0: red, 1: blue}}\n"
     )
     return config
+
+
+def classes(folder: Path, size: int = 32) -> Path:
+    """Images of two classes in folders, as Ultralytics classifies."""
+    import cv2
+
+    for kind in ("train", "val"):
+        for name, colour in (("dark", 60), ("bright", 220)):
+            (folder / kind / name).mkdir(parents=True)
+            for i in range(4):
+                noise = np.random.default_rng(i).integers(
+                    0, colour, (size, size, 3), dtype=np.uint8
+                )
+                cv2.imwrite(str(folder / kind / name / f"{i}.png"), noise)
+    return folder

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from small_detection import PLAIN, SMALL, images
+from small_detection import PLAIN, SMALL, classes, images
 from thalweg.errors import ArgumentError, ArgumentTypeError, CheckpointError
 from thalweg.integrations.ultralytics import trainer_for
 from thalweg.integrations.ultralytics.values import settled
@@ -263,7 +263,10 @@ def test_ultralytics_average_may_be_ours_or_none(package, data, tmp_path):
         assert same_bits(dict(state_of(trainer.last)), halves)
         assert_goes_on(run, resumed(package, run, 1, average=average))
         if average:
-            with pytest.raises(CheckpointError, match="was trained with average="):
+            with pytest.raises(
+                CheckpointError,
+                match="trained with average=a function; this trainer has average=None",
+            ):
                 resumed(package, run, 1)
 
 
@@ -354,6 +357,24 @@ def test_weights_that_are_not_finite_are_recovered_with_the_whole_state(package,
         optimizer="lion + lookahead(k=2)", warmup_epochs=0.0,
     )  # fmt: skip
     assert seen == [True]
+
+
+@pytest.mark.parametrize("task", ["segment", "obb", "classify"])
+def test_every_task_has_its_trainer(package, tmp_path, task):
+    kind = {"segment": "seg", "obb": "obb", "classify": "cls"}[task]
+    data = (
+        classes(tmp_path / "data")
+        if task == "classify"
+        else images(tmp_path / "data", corners=True)
+    )
+    model = package.YOLO(f"yolov8n-{kind}.yaml")
+    assert model.task == task
+    run = Run(
+        model, tmp_path, trainer_for(model), at=(1,), data=data, epochs=3, batch=4, imgsz=64,
+        optimizer="Lion", warmup_epochs=0.0,
+    )  # fmt: skip
+    assert type(run.trainer.optimizer).__name__ == "Lion"
+    assert_goes_on(run, resumed(package, run, 1))
 
 
 # Doors --------------------------------------------------------------------------------------------

@@ -40,6 +40,11 @@ class Settings:
     schedule: Any = None
     average: MakeAverage | bool | None = None
 
+    def described(self) -> dict[str, str]:
+        """In words, the same in every process."""
+        average = "a function" if callable(self.average) else repr(self.average)
+        return {"schedule": repr(self.schedule), "average": average}
+
 
 def trainer_for(
     model: Any, *, schedule: Any = None, average: MakeAverage | bool | None = None
@@ -274,7 +279,7 @@ class ThalwegTrainer(Epochs):
             "model": model.state_dict(),
             "ema": self.ema.ema.state_dict(),
             "average": self.average.state_dict() if self.average is not None else None,
-            "schedule": repr(self.settings.schedule),
+            "settings": self.settings.described(),
             "stepped": self._stepped,
             "gradients": gradients(model) if self._stepped < self._batch else {},
         }
@@ -300,29 +305,24 @@ class ThalwegTrainer(Epochs):
         if not resuming or not self._ours:
             parent.resume_training(ckpt)
             return
-        more = take_whole(ckpt)
-        self._check(more)
+        more = self._checked(take_whole(ckpt))
         parent.resume_training(ckpt)
-        assert more is not None
         self._restore_averages(more)
         unwrapped(self.model).load_state_dict(more["model"])
         self._stepped, self._caught_up = more["stepped"], False
         self._waiting = more["gradients"]
 
-    def _check(self, more: dict[str, Any] | None) -> None:
-        """Refuse to go on as another training."""
+    def _checked(self, more: dict[str, Any] | None) -> dict[str, Any]:
+        """What a checkpoint keeps, if it is of a training like this one."""
         if more is None:
             raise CheckpointError(
                 f"{self.args.model} was not written by trainer_for(): its {self.args.optimizer} is "
                 "Ultralytics' own. Resume it without trainer=, or begin a new training from its weights"
             )
-        if more["schedule"] != repr(self.settings.schedule):
-            raise CheckpointError(
-                f"{self.args.model} was trained with schedule={more['schedule']}; this trainer has "
-                f"schedule={self.settings.schedule!r}: pass the same to trainer_for()"
-            )
-        had = "without" if more["average"] is None else "with"
-        if callable(self.settings.average) != (had == "with"):
-            raise CheckpointError(
-                f"{self.args.model} was trained {had} average=; pass the same to trainer_for()"
-            )
+        for name, here in self.settings.described().items():
+            if more["settings"][name] != here:
+                raise CheckpointError(
+                    f"{self.args.model} was trained with {name}={more['settings'][name]}; this trainer has "
+                    f"{name}={here}: pass the same to trainer_for()"
+                )
+        return more
