@@ -13,6 +13,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -37,6 +38,10 @@ CONTENDERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
     "torch Adafactor": partial(torch.optim.Adafactor, lr=LR),
 }
 BASE = "thalweg AdamW"
+
+
+class Enough(Exception):  # noqa: N818
+    """All turns are taken: there is nothing to validate or save."""
 
 
 class Turns:
@@ -69,12 +74,13 @@ class Turns:
         self._now("stepped")
         self.steps[self.name].append(self.stepped - began)
 
-    def end(self, trainer: Any) -> None:
+    def end(self, _: Any) -> None:
         began = self.began
         self._now("began")
         self.batches[self.name].append(self.began - began)
         self.batch += 1
-        trainer.stop = self.batch >= (self.rounds + 1) * len(CONTENDERS)
+        if self.batch >= (self.rounds + 1) * len(CONTENDERS):
+            raise Enough
 
     def bytes_of(self, name: str) -> int:
         entries = (x for s in self.optimizers[name].state.values() for x in s.values())
@@ -114,12 +120,13 @@ def main(
     model, turns = RTDETR("rtdetr-l.yaml"), Turns(rounds)
     model.add_callback("on_train_batch_start", turns.start)
     model.add_callback("on_train_batch_end", turns.end)
-    model.train(
-        trainer=trainer_for(model), optimizer="AdamW", data=str(noise(folder / "data", count, imgsz)),
-        epochs=rounds, batch=batch, nbs=batch, imgsz=imgsz, device=device, workers=0, warmup_epochs=0.0,
-        lr0=0.0, amp=False, plots=False, val=False, pretrained=False, deterministic=False,
-        project=str(folder), mosaic=0.0, save=False,
-    )  # fmt: skip
+    with suppress(Enough):
+        model.train(
+            trainer=trainer_for(model), optimizer="AdamW", data=str(noise(folder / "data", count, imgsz)),
+            epochs=10 * rounds, batch=batch, nbs=batch, imgsz=imgsz, device=device, workers=0,
+            warmup_epochs=0.0, lr0=0.0, amp=False, plots=False, val=False, pretrained=False, deterministic=False,
+            project=str(folder), mosaic=0.0, save=False,
+        )  # fmt: skip
     base = turns.batches[BASE][1:]
     figures: dict[str, Any] = {"imgsz": imgsz, "batch": batch, "contenders": {}}
     for name in CONTENDERS:
