@@ -124,8 +124,8 @@ def main(
         model.train(
             trainer=trainer_for(model), optimizer="AdamW", data=str(noise(folder / "data", count, imgsz)),
             epochs=10 * rounds, batch=batch, nbs=batch, imgsz=imgsz, device=device, workers=0,
-            warmup_epochs=0.0, lr0=0.0, amp=False, plots=False, val=False, pretrained=False, deterministic=False,
-            project=str(folder), mosaic=0.0, save=False,
+            warmup_epochs=0.0, lr0=0.0, amp=False, plots=False, val=False, pretrained=False,
+            project=str(folder), mosaic=0.0, save=False, deterministic=False,
         )  # fmt: skip
     base = turns.batches[BASE][1:]
     figures: dict[str, Any] = {"imgsz": imgsz, "batch": batch, "contenders": {}}
