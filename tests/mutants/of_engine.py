@@ -25,7 +25,7 @@ ENGINE = (
         "sum-over-all-in-bucket-order", "engine/plan.py",
         "tree_sum(every[order.argsort()], shares", "tree_sum(every, shares",
         "the sum over all tensors depends on how they fall into buckets",
-        ("tests/test_options.py -k norm", "tests/test_shared_scalars.py"),
+        ("tests/test_seeded.py -k order",),
     ),
     Edit(
         "count-outgrows-its-dtype", "engine/plan.py",
@@ -42,7 +42,7 @@ ENGINE = (
         "group-values-unwatched", "engine/plan.py",
         "if same_objects(group, keys) and same_objects(group.values(), values):",
         "if same_objects(group, keys):", "a switch changed in a group is not seen",
-        ("tests/test_reviewed.py -k group",),
+        ("tests/test_seeded.py -k alike",),
     ),
     Edit(
         "late-gradients-unnoticed", "engine/tables.py",
@@ -59,7 +59,8 @@ ENGINE = (
     Edit(
         "versions-unbumped", "engine/tables.py",
         "torch.autograd.graph.increment_version(self.written)\n", "pass\n",
-        "autograd does not learn of later steps", ("tests/test_drop_in.py -k backward",),
+        "autograd does not learn of later steps",
+        ("tests/test_tables.py -k version",),
     ),
     Edit(
         "state-unwatched", "engine/tables.py",
@@ -71,7 +72,8 @@ ENGINE = (
         "where-not-unturned", "engine/lower.py",
         "return self.make(\"where\", condition.args[0], b, a)",
         "return self.make(\"where\", condition.args[0], a, b)",
-        "where(~c, a, b) loses its not", ("tests/test_engine.py", "tests/test_vocabulary.py"),
+        "where(~c, a, b) loses its not",
+        ("tests/test_seeded.py -k denied",),
     ),
     Edit(
         "scalar-factor-lost", "engine/lower.py",
@@ -89,14 +91,13 @@ ENGINE = (
         "last = max([n.level for n in elements.values()] + [r.args[0].level for r in reductions])",
         "last = max(n.level for n in elements.values())",
         "a sum that only a scalar needs is never made",
-        ("tests/test_shared_scalars.py", "tests/test_modern.py -k novograd"),
+        ("tests/test_seeded.py -k sums",),
     ),
     Edit(
         "loaded-slot-keeps-its-strides", "engine/state.py",
         "elif not same_layout(there, p) and is_dense(p):", "elif False:",
         "a slot laid out otherwise than its parameter is read as if it were alike",
-        ("tests/test_drop_in_tensors.py -k channels_last",
-         "tests/test_tables.py tests/test_drop_in_state.py"),
+        ("tests/test_seeded.py -k hand",),
     ),
     Edit(
         "wide-too-late", "engine/state.py",
@@ -107,7 +108,7 @@ ENGINE = (
         "counts-in-another-order", "engine/state.py",
         "whole = places == list(range(len(base)))", "whole = len(places) == len(base)",
         "counts of a bucket in another order than their vector's",
-        ("tests/test_tables.py", "tests/test_drop_in_state.py"),
+        ("tests/test_seeded.py -k each_ones_count",),
     ),
     Edit(
         "part-counts-for-all", "engine/state.py",
@@ -123,7 +124,7 @@ ENGINE = (
         "option-order-matters-on-load", "engine/checkpoint.py",
         "tuple(sorted(value)) if", "tuple(value) if",
         "a checkpoint with the same options in another order is refused",
-        ("tests/test_drop_in_state.py", "tests/test_bad_input.py -k checkpoint"),
+        ("tests/test_seeded.py -k same_options",),
     ),
     Edit(
         "skipped-steps-count", "engine/trace.py",
@@ -145,7 +146,8 @@ ENGINE = (
     Edit(
         "average-of-no-state", "engine/averages.py",
         "known = any(f\"{spec.name}_{s.name}\" in state for s in spec.slots)", "known = True",
-        "an average is asked for before there is one", ("tests/test_schedule_free.py",),
+        "an average is asked for before there is one",
+        ("tests/test_seeded.py -k schedule_free",),
     ),
     Edit(
         "matrices-in-stack-order", "engine/matrix.py",
