@@ -7,9 +7,9 @@ import torch
 
 import thalweg
 from cases import BACKENDS
-from thalweg import Optimizer, Scalar, rule
+from thalweg import Optimizer, Scalar, Slot, rule
 from thalweg.ops import mean, sum, where
-from thalweg.options import Average, Lookahead
+from thalweg.options import Average, Lookahead, StateDtype
 
 
 @rule(scalars=(Scalar("total", wide=True),), name="test_total")
@@ -148,3 +148,31 @@ def test_schedule_free_evaluates_before_the_first_step_and_beside_idle_weights()
     with optimizer.averaged():
         assert params[0].tolist() == [0.5, 0.5]  # the first average is the first fast weights
         assert params[1].tolist() == [2.0, 2.0]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_nan_of_any_bits_stays_one_in_bfloat16(backend: str) -> None:
+    """Rounding adds to the bits: 0x7FFFFFFF, which is a NaN too, would become minus zero."""
+    p = torch.nn.Parameter(torch.zeros(4))
+    bits = [0x7FC00000, 0x7FFFFFFF, -1, 0x7F800001]
+    p.grad = torch.tensor(bits, dtype=torch.int32).view(torch.float32)
+    options = [StateDtype(torch.bfloat16)]
+    optimizer = thalweg.SGD([p], lr=1.0, momentum=0.5, options=options, **BACKENDS[backend])
+    optimizer.step()
+    assert optimizer.state[p]["momentum_buffer"].dtype == torch.bfloat16
+    assert optimizer.state[p]["momentum_buffer"].isnan().all()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_two_slots_may_change_places(backend: str) -> None:
+    @rule(slots=(Slot("one", init=1.0), Slot("two", init=2.0)), name="test_swap")
+    def swap(g, one, two):
+        return g, two, one
+
+    p = torch.nn.Parameter(torch.zeros(3))
+    optimizer = Optimizer([p], lr=1.0, rule=swap, **BACKENDS[backend])
+    for one, two in ((2.0, 1.0), (1.0, 2.0)):
+        p.grad = torch.ones(3)
+        optimizer.step()
+        assert optimizer.state[p]["one"].tolist() == [one] * 3
+        assert optimizer.state[p]["two"].tolist() == [two] * 3

@@ -169,7 +169,8 @@ ENGINE = (
         "sums-in-halves", "engine/sums.py",
         "join(x[..., 0::2], x[..., 1::2])",
         "join(x[..., : x.shape[-1] // 2], x[..., x.shape[-1] // 2 :])",
-        "the tree joins halves instead of neighbours", ("tests/test_engine.py -k sums",),
+        "the tree joins halves instead of neighbours",
+        ("tests/test_engine.py -k stated_order",),
     ),
     Edit(
         "trace-lr-twice", "engine/trace.py",
@@ -195,7 +196,7 @@ BACKENDS = (
         "c-bf16-nan", "engine/backends/c_source.py",
         "(uint16_t)(f != f ? 0x7FC0u : rounded)", "(uint16_t)rounded",
         "a NaN may become a number in bfloat16",
-        ("tests/test_drop_in_tensors.py -k bf16", "tests/test_backends.py -k dtypes"),
+        ("tests/test_seeded.py -k bits",),
     ),
     Edit(
         "c-max-loses-nan", "engine/backends/c_source.py",
@@ -229,7 +230,7 @@ BACKENDS = (
         "eager-reads-what-it-wrote", "engine/backends/eager.py",
         "value(node).clone() if node.op == \"input\" else value(node)", "value(node)",
         "a slot that takes another's old value gets the new one",
-        ("tests/test_engine.py -k old_values",),
+        ("tests/test_seeded.py -k places",),
     ),
     Edit(
         "triton-sums-outside", "engine/backends/triton_source.py",
