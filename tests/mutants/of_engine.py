@@ -1,6 +1,6 @@
 """Wrong edits of the engine, its backends and the wrappers."""
 
-from mutants.edit import Edit, oracle
+from mutants.edit import INTERPRETED, Edit, oracle
 
 # fmt: off
 ENGINE = (
@@ -235,18 +235,19 @@ BACKENDS = (
     Edit(
         "triton-sums-outside", "engine/backends/triton_source.py",
         "text = f\"tl.where(inside, {text}, {_START[node.op]})\"", "pass",
-        "what lies behind a tensor's end is added up", ("tests/test_triton.py -k interpreter",),
+        "what lies behind a tensor's end is added up", (f"{INTERPRETED} -k 'together or reductions'",),
     ),
     Edit(
         "triton-rows-off-by-one", "engine/backends/triton_source.py",
         "tl.where(lanes < left, 0, 1 + (lanes - left) // narrow)",
         "tl.where(lanes < left, 0, (lanes - left) // narrow)",
-        "a row's number is that of the row before", ("tests/test_triton.py -k interpreter",),
+        "a row's number is that of the row before", (f"{INTERPRETED} -k 'together or reductions'",),
     ),
     Edit(
         "triton-rounds-twice-otherwise", "engine/backends/triton_source.py",
         "by_way = \".to(tl.float32)\" if", "by_way = \"\" if",
-        "float64 goes to 16 bits at once, as no other backend does", ("tests/test_triton.py",),
+        "float64 goes to 16 bits at once, as no other backend does",
+        (f"{INTERPRETED} -k 'rounded_twice'",),
     ),
 )
 

@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -131,7 +132,7 @@ def tested(root: Path, selection: str, cache: Path) -> str:
     child.start()
     child.join(LONGEST)
     if child.exitcode is None:
-        child.kill()
+        os.killpg(child.pid, signal.SIGKILL)  # with whatever the tests have started
         child.join()
         return "a run that did not end"
     if child.exitcode == 0:
@@ -153,6 +154,10 @@ def look(root: Path, selection: str, cache: Path, said: Path) -> None:
     os.environ["PYTHONPATH"] = os.pathsep.join(paths)  # of the processes that tests start
     os.environ.update(THALWEG_MUTANT=str(root), XDG_CACHE_HOME=str(cache))
     sys.path[:] = paths + [p for p in sys.path if p and ROOT not in (Path(p), *Path(p).parents)]
+    os.setsid()
+    words = shlex.split(selection)
+    while "=" in words[0]:
+        os.environ.update([words.pop(0).split("=", 1)])
     os.chdir(root)
     with said.open("w") as out:
         for stream in (1, 2):
@@ -163,7 +168,7 @@ def look(root: Path, selection: str, cache: Path, said: Path) -> None:
             traceback.print_exc()
             sys.exit(BROKEN)
         flags = ["-x", "-q", "-p", "mutants.witness", "-p", "no:cacheprovider"]
-        sys.exit(pytest.main([*flags, *shlex.split(selection)]))
+        sys.exit(pytest.main([*flags, *words]))
 
 
 NOTHING = Edit("(none)", "", "", "", "the source as it is", ())
