@@ -9,7 +9,7 @@ import thalweg
 from cases import BACKENDS
 from thalweg import Optimizer, Scalar, Slot, rule
 from thalweg.ops import mean, sum, where
-from thalweg.options import Average, Lookahead, StateDtype
+from thalweg.options import Average, Cautious, ClipNorm, Lookahead, StateDtype
 
 
 @rule(scalars=(Scalar("total", wide=True),), name="test_total")
@@ -176,3 +176,35 @@ def test_two_slots_may_change_places(backend: str) -> None:
         optimizer.step()
         assert optimizer.state[p]["one"].tolist() == [one] * 3
         assert optimizer.state[p]["two"].tolist() == [two] * 3
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_gradients_below_the_norm_are_not_scaled_up(backend: str) -> None:
+    params = [torch.nn.Parameter(torch.zeros(2)) for _ in range(2)]
+    optimizer = thalweg.SGD(params, lr=1.0, options=[ClipNorm(4.0)], **BACKENDS[backend])
+    for p in params:
+        p.grad = torch.ones(2)  # a norm of 2
+    optimizer.step()
+    assert [p.tolist() for p in params] == [[-1.0, -1.0]] * 2
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_cautious_sees_agreement_where_a_product_would_underflow(backend: str) -> None:
+    p = torch.nn.Parameter(torch.zeros(2))
+    options = [Cautious(rescale=False)]
+    optimizer = thalweg.SGD([p], lr=1.0, options=options, **BACKENDS[backend])
+    p.grad = torch.tensor([1e-30, -1e-30])
+    optimizer.step()
+    assert torch.equal(p.detach(), -p.grad)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_schedule_free_weighs_by_the_largest_lr_so_far(backend: str) -> None:
+    p = torch.nn.Parameter(torch.zeros(2))
+    optimizer = thalweg.SGDScheduleFree([p], lr=1.0, **BACKENDS[backend])
+    for lr in (1.0, 0.5):
+        optimizer.param_groups[0]["lr"] = lr
+        p.grad = torch.ones(2)
+        optimizer.step()
+    with optimizer.averaged():  # z = -1, -1.5, which count alike
+        torch.testing.assert_close(p.detach(), torch.full((2,), -1.25))

@@ -164,12 +164,13 @@ OPTIONS = (
         "clip-norm-scales-up", "options/clipping.py",
         "g * minimum(max_norm / (norm(g, over=\"all\") + 1e-6), 1.0)",
         "g * (max_norm / (norm(g, over=\"all\") + 1e-6))",
-        "small gradients are scaled up to max_norm", ("tests/test_options.py -k norm",),
+        "small gradients are scaled up to max_norm",
+        ("tests/test_seeded.py -k norm",),
     ),
     Edit(
         "cautious-underflow", "options/cautious.py",
         "sign(u) * g > 0.0", "u * g > 0.0", "a small product underflows to disagreement",
-        ("tests/test_options.py -k cautious", "tests/test_oracles.py -k cautious"),
+        ("tests/test_seeded.py -k underflow",),
     ),
     Edit(
         "cautious-kept-share", "options/cautious.py",
@@ -218,7 +219,7 @@ OPTIONS = (
     Edit(
         "schedule-free-forgets-largest-lr", "options/schedule_free.py",
         "lr_max = maximum(rate, lr_max)", "lr_max = rate", "weights follow the lr down",
-        ("tests/test_schedule_free.py -k paper",),
+        ("tests/test_seeded.py -k largest_lr",),
     ),
     Edit(
         "skip-one-tensor", "options/skip.py",
