@@ -75,7 +75,8 @@ RULES = (
     Edit(
         "asgd-averages-at-once", "optim/asgd.py",
         "1.0 / maximum(1.0, t - t0)", "1.0 / maximum(1.0, t)",
-        "averaging does not wait for t0", oracle("asgd"),
+        "averaging does not wait for t0",
+        ("tests/test_torch_configurations.py -k asgd",),
     ),
     Edit(
         "rprop-keeps-turned-gradient", "optim/rprop.py",
