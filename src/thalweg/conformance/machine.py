@@ -47,7 +47,7 @@ class _Scarce(TorchDispatchMode):  # type: ignore[no-untyped-call]
 @check(
     "failed-allocation",
     "Out of memory while state is made: the step raises, and a retry after making room is a first step.",
-    unless=("closure-required",),
+    unless=("closure-required", "temporaries"),
 )
 def failed_allocation(subject: Subject) -> None:
     _, undisturbed = subject.run_new(3)
