@@ -101,6 +101,48 @@ def test_no_step_hangs_in_a_fork(name, backend):
     assert report.ok, report
 
 
+def average(optimizer):
+    with optimizer.averaged():
+        pass
+
+
+def evaluate(optimizer):
+    optimizer.eval()
+    optimizer.train()
+
+
+def climb(optimizer):
+    optimizer.first_step()
+    optimizer.second_step()
+
+
+@pytest.mark.parametrize(
+    ("make", "walk"),
+    [
+        (lambda p: thalweg.AdamW(p, options=[thalweg.options.Average(0.5)]), average),
+        (thalweg.AdamWScheduleFree, evaluate),
+        (lambda p: thalweg.Lookahead(torch.optim.AdamW(p), k=2), average),
+        (lambda p: thalweg.Lookahead(torch.optim.AdamW(p), k=1), lambda o: o.step()),
+        (lambda p: thalweg.SAM(thalweg.AdamW(p)), climb),
+        (lambda p: thalweg.SAM(torch.optim.SGD(p)), lambda o: o.step(lambda: 1.0)),
+    ],
+)
+def test_nothing_beside_the_step_hangs_in_a_fork(make, walk):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    w = torch.nn.Parameter(torch.ones(256, 512))
+    w.grad = torch.full_like(w, 0.5)
+    optimizer = make([w])
+    optimizer.step(
+        *[lambda: 1.0] * isinstance(optimizer, thalweg.SAM)
+    )  # on threads that a child lacks
+    w.grad = torch.full_like(w, 0.5)  # SAM has cleared it
+    (w * 2).sum().item()
+    done = machine._in_child(lambda: (walk(optimizer), b"done")[1])
+    torch.set_num_threads(threads)
+    assert done == b"done"
+
+
 def test_what_is_declared_is_not_asked_and_is_counted():
     report = check_optimizer(Sound, checks=["complex", "zero-dim"], capabilities=["real-only"])
     (excused,) = report.not_applicable

@@ -352,7 +352,7 @@ class Optimizer(Strict, torch.optim.Optimizer):
                 if group.get(TRAINING, True):
                     self._exchange(group)
 
-    def _exchange(self, group: Group) -> None:
+    def _exchange(self, group: dict[str, Any]) -> None:
         for p in group["params"]:
             average = average_of(p, self.state.get(p, {}), group)
             if average is not None:
