@@ -114,11 +114,12 @@ def _merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
         if "unwalked" in now or "unwalked" in was:
             classes[name] = now
             continue
-        answers = {
-            key: [n for n in CHECKS if n in (now if n in new["checks"] else was)[key]]
-            for key in ("failed", "not applicable")
-        }
-        classes[name] = {**was, "declared": now["declared"], **answers}
+        said = {n: now if n in new["checks"] else was for n in CHECKS}
+        excused = {n for n, check in CHECKS.items() if check.excused(now["declared"])}
+        failed = [n for n in CHECKS if n in said[n]["failed"] and n not in excused]
+        spared = [n for n in CHECKS if n in said[n]["not applicable"] or n in excused]
+        found = {"declared": now["declared"], "failed": failed, "not applicable": spared}
+        classes[name] = {**was, **found}
     checks = [n for n in CHECKS if n in old["checks"] or n in new["checks"]]
     return {**new, "checks": checks, "classes": classes}
 
@@ -258,8 +259,9 @@ thalweg check package.Class          # thalweg check --help
 ```
 
 or `thalweg.conformance.check_optimizer(factory)` in a test. A check is not applicable only by a declared
-capability ({capabilities}),
-or because the optimizer has no such argument or count; that is counted.
+capability, or because the optimizer has no such argument or count; that is counted. What can be declared:
+
+{capabilities}
 
 Written by `python -m benchmarks.conformance` ({machine}, CPU).
 Capabilities are declared in every library's favour: `real-only` and `matrix-only` where a class refuses in
@@ -275,7 +277,8 @@ def page(found: dict[str, Any]) -> str:
     """The whole page."""
     machine = next(iter(found.values()))["machine"]
     said = f"{machine['date']}, Python {machine['python']}, torch {machine['torch']}"
-    parts = [HEAD.format(capabilities=", ".join(CAPABILITIES), machine=said)]
+    capabilities = "\n".join(f"- `{name}`: {says}" for name, says in CAPABILITIES.items())
+    parts = [HEAD.format(capabilities=capabilities, machine=said)]
     parts += ["## Libraries\n", _libraries(found), "## Checks\n", _checks(found)]
     parts += ["## Classes\n", *(_of_library(n, f) for n, f in found.items())]
     return "\n".join(parts)
