@@ -313,18 +313,19 @@ def _libraries(found: dict[str, Any]) -> str:
 
 
 def _checks(found: dict[str, Any]) -> str:
-    text = "Classes that fail, of those that were asked; empty: none fails.\n\n"
+    text = "Classes that fail / that were asked; empty: none fails.\n\n"
     rows = []
-    for name, check in CHECKS.items():
+    for name in CHECKS:
         cells = []
         for library in found.values():
             classes = _built(library).values()
             failed = sum(name in c["failed"] for c in classes)
             asked = sum(name in library["checks"] for _ in classes)
             asked -= sum(name in c["not applicable"] for c in classes)
-            cells.append(f"{failed} of {asked}" if failed else "")
-        rows.append([f"`{name}` {check.reason}", *cells])
-    return text + _table(["check", *found], rows)
+            cells.append(f"{failed}/{asked}" if failed else "")
+        rows.append([f"`{name}`", *cells])
+    reasons = "".join(f"- `{name}`: {check.reason}\n" for name, check in CHECKS.items())
+    return f"Who relies on what:\n\n{reasons}\n{text}{_table(['check', *found], rows)}"
 
 
 def _of_library(name: str, library: dict[str, Any]) -> str:
