@@ -9,6 +9,7 @@ from typing import Any, ClassVar, TypeVar, cast
 import torch
 from torch import Tensor
 
+from thalweg.engine.backends.toolchain import keeping_threads, step_threads
 from thalweg.engine.matching import by_name
 from thalweg.engine.option import OPTIONS
 from thalweg.engine.rule import Group, Hyper
@@ -184,7 +185,9 @@ class Wrapper(torch.optim.Optimizer):
             The loss of the closure's first call.
         """
         self._follow()
-        return self._advance(closure)
+        evaluate = closure and keeping_threads(closure)
+        with step_threads():
+            return self._advance(evaluate)
 
     def _advance(self, closure: Closure | None) -> Any:
         raise NotImplementedError
