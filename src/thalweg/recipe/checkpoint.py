@@ -1,0 +1,121 @@
+"""What a recipe saves, and how it goes on from it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from thalweg.errors import CheckpointError
+from thalweg.recipe.models import held, unwrapped
+
+if TYPE_CHECKING:
+    from thalweg.recipe.recipe import Recipe
+
+COUNTS = ("batch", "steps", "skipped")
+
+
+def state_of(recipe: Recipe) -> dict[str, Any]:
+    """Everything that the next step depends on."""
+    state = {
+        "recipe": dict(recipe.settings),
+        "counts": {name: getattr(recipe, name) for name in COUNTS},
+        "model": unwrapped(recipe.model).state_dict(),
+        "optimizer": recipe.optimizer.state_dict(),
+        "accumulate": recipe.accumulate.state_dict(),
+        "gradients": {},
+        "random": {"cpu": torch.get_rng_state()},
+    }
+    if recipe.accumulate.pending:
+        parameters, _ = held(recipe.model)
+        state["gradients"] = {n: p.grad for n, p in parameters.items() if p.grad is not None}
+    if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        state["random"]["cuda"] = torch.cuda.get_rng_state_all()
+    if recipe.average is not None:
+        state["average"] = recipe.average.state_dict()
+    if recipe.precision.scaler is not None:
+        state["scaler"] = recipe.precision.scaler.state_dict()
+    return state
+
+
+def load(recipe: Recipe, state: Mapping[str, Any], *, strict: bool) -> None:
+    """Go on from it, after a look at everything that can differ."""
+    _check(recipe, state, strict=strict)
+    recipe.optimizer.load_state_dict(state["optimizer"])
+    unwrapped(recipe.model).load_state_dict(state["model"])
+    if recipe.average is not None and "average" in state:
+        recipe.average.load_state_dict(state["average"])
+    if recipe.precision.scaler is not None and "scaler" in state:
+        recipe.precision.scaler.load_state_dict(state["scaler"])
+    recipe.accumulate.load_state_dict(state["accumulate"])
+    for name in COUNTS:
+        setattr(recipe, name, int(state["counts"][name]))
+    for name, p in held(recipe.model)[0].items():
+        grad = state["gradients"].get(name)
+        p.grad = None if grad is None else grad.to(p, copy=True)
+    torch.set_rng_state(state["random"]["cpu"].cpu())
+    if "cuda" in state["random"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all([x.cpu() for x in state["random"]["cuda"]])
+
+
+def _check(recipe: Recipe, state: Mapping[str, Any], *, strict: bool) -> None:
+    needed = ("recipe", "counts", "model", "optimizer", "accumulate", "gradients", "random")
+    missing = [name for name in needed if name not in state]
+    if missing:
+        raise CheckpointError(f"this is no recipe's state_dict: it lacks {', '.join(missing)}")
+    _check_parts(recipe, state, strict=strict)
+    own = unwrapped(recipe.model).state_dict()
+    given = state["model"]
+    wrong = [f"{n!r} is missing" for n in own if n not in given]
+    wrong += [f"{n!r} is not in this model" for n in given if n not in own]
+    wrong += [
+        f"{n!r} has shape {tuple(given[n].shape)}, here {tuple(x.shape)}"
+        for n, x in own.items()
+        if n in given
+        and isinstance(x, torch.Tensor)
+        and getattr(given[n], "shape", None) != x.shape
+    ]
+    if wrong:
+        raise CheckpointError(f"the checkpoint is another model's: {', '.join(wrong[:3])}")
+
+
+def _check_parts(recipe: Recipe, state: Mapping[str, Any], *, strict: bool) -> None:
+    if not strict:
+        return
+    saved, own = state["recipe"], recipe.settings
+    differs = [
+        f"{k}: {saved.get(k, 'nothing')!r} there, {own.get(k, 'nothing')!r} here"
+        for k in {**saved, **own}
+        if saved.get(k) != own.get(k)
+    ]
+    for part, here in (("average", recipe.average), ("scaler", recipe.precision.scaler)):
+        if (part in state) != (here is not None):
+            differs.append(f"{part}: {'one' if part in state else 'none'} there")
+    if differs:
+        raise CheckpointError(
+            f"the checkpoint is of another recipe: {'; '.join(differs)}. Make the recipe as it was, or "
+            "load with strict=False to go on with this one"
+        )
+
+
+def save(state: Mapping[str, Any], path: str | Path) -> None:
+    """Write aside, flush to the disk, rename: at any moment the path has a whole file or none."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with aside.open("wb") as file:
+            torch.save(dict(state), file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
