@@ -66,5 +66,5 @@ def test_public_names_exist_and_are_listed() -> None:
     for name in thalweg.__all__:
         assert hasattr(thalweg, name), name
     public = {n for n in vars(thalweg) if not n.startswith("_")}
-    modules = {"engine", "optim", "wrappers", "catalogue", "recipe", "study", "cli"}
+    modules = {"engine", "optim", "wrappers", "catalogue", "study", "cli", "house"}
     assert public - modules == set(thalweg.__all__)

@@ -14,11 +14,11 @@ from typer.testing import CliRunner
 
 import thalweg
 from small_task import blobs
-from thalweg import cli, study
+from thalweg import cli, house, study
 from thalweg.errors import ArgumentError
 from thalweg.study import SURFACES, Contender, Surface, effective_lr, figures, trajectories
 from thalweg.study.contenders import resolve
-from thalweg.study.figures import house, paths
+from thalweg.study.figures import paths
 from thalweg.study.paths import moments, run
 from thalweg.study.rates import QUANTILES
 

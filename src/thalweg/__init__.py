@@ -1,6 +1,6 @@
 """Thalweg: write an optimizer update once, compose it with anything, run it as one fused kernel."""
 
-from thalweg import errors, ops, options
+from thalweg import errors, groups, ops, options, recipe, schedules
 from thalweg.catalogue import create_optimizer, list_optimizers
 from thalweg.engine.optimizer import Optimizer
 from thalweg.engine.option import Option, option
@@ -93,6 +93,9 @@ __all__ = [
     "option",
     "Option",
     "options",
+    "groups",
+    "schedules",
+    "recipe",
     "ops",
     "errors",
 ]

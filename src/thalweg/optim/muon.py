@@ -253,6 +253,8 @@ class MuonAdamW(Optimizer):
         group = dict(param_group)
         params = group.pop("params")
         listed = [params] if isinstance(params, Tensor) else list(params)
+        if "param_names" in group:
+            listed = list(zip(group.pop("param_names"), listed, strict=True))
         wanted = group.pop("use_muon", None)
         is_matrix = [_tensor(x).ndim >= 2 if wanted is None else bool(wanted) for x in listed]
         matrices = [x for x, chosen in zip(listed, is_matrix, strict=True) if chosen]

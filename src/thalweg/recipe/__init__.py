@@ -5,9 +5,11 @@ from thalweg.recipe.average import ModelAverage
 from thalweg.recipe.monitor import Monitor
 from thalweg.recipe.recipe import Recipe
 from thalweg.recipe.writers import CSVWriter, TensorBoardWriter, Writer, learning_rates
+from thalweg.recipe.yolov5 import yolov5
 
 __all__ = [
     "Recipe",
+    "yolov5",
     "ModelAverage",
     "Accumulate",
     "Monitor",

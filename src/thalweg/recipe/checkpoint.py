@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.optim.lr_scheduler import LRScheduler
 
 from thalweg.errors import CheckpointError
 from thalweg.recipe.models import held, unwrapped
+from thalweg.schedules import Scheduler
 
 if TYPE_CHECKING:
     from thalweg.recipe.recipe import Recipe
 
-COUNTS = ("batch", "steps", "skipped")
+COUNTS = ("batch", "steps", "skipped", "scheduled")
 
 
 def state_of(recipe: Recipe) -> dict[str, Any]:
@@ -34,6 +36,8 @@ def state_of(recipe: Recipe) -> dict[str, Any]:
         state["gradients"] = {n: p.grad for n, p in parameters.items() if p.grad is not None}
     if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         state["random"]["cuda"] = torch.cuda.get_rng_state_all()
+    if recipe.scheduler is not None:
+        state["scheduler"] = recipe.scheduler.state_dict()
     if recipe.average is not None:
         state["average"] = recipe.average.state_dict()
     if recipe.precision.scaler is not None:
@@ -44,6 +48,8 @@ def state_of(recipe: Recipe) -> dict[str, Any]:
 def load(recipe: Recipe, state: Mapping[str, Any], *, strict: bool) -> None:
     """Go on from it, after a look at everything that can differ."""
     _check(recipe, state, strict=strict)
+    if recipe.scheduler is not None and "scheduler" in state:
+        _load_scheduler(recipe.scheduler, state["scheduler"], strict=strict)
     recipe.optimizer.load_state_dict(state["optimizer"])
     unwrapped(recipe.model).load_state_dict(state["model"])
     if recipe.average is not None and "average" in state:
@@ -59,6 +65,14 @@ def load(recipe: Recipe, state: Mapping[str, Any], *, strict: bool) -> None:
     torch.set_rng_state(state["random"]["cpu"].cpu())
     if "cuda" in state["random"] and torch.cuda.is_available():
         torch.cuda.set_rng_state_all([x.cpu() for x in state["random"]["cuda"]])
+
+
+def _load_scheduler(scheduler: LRScheduler, state: dict[str, Any], *, strict: bool) -> None:
+    """Ours compares schedules; torch's take what they are given."""
+    if isinstance(scheduler, Scheduler):
+        scheduler.load_state_dict(state, strict=strict)
+    else:
+        scheduler.load_state_dict(state)
 
 
 def _check(recipe: Recipe, state: Mapping[str, Any], *, strict: bool) -> None:
@@ -91,7 +105,12 @@ def _check_parts(recipe: Recipe, state: Mapping[str, Any], *, strict: bool) -> N
         for k in {**saved, **own}
         if saved.get(k) != own.get(k)
     ]
-    for part, here in (("average", recipe.average), ("scaler", recipe.precision.scaler)):
+    parts = {
+        "average": recipe.average,
+        "scaler": recipe.precision.scaler,
+        "scheduler": recipe.scheduler,
+    }
+    for part, here in parts.items():
         if (part in state) != (here is not None):
             differs.append(f"{part}: {'one' if part in state else 'none'} there")
     if differs:

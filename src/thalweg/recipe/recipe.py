@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
 
 from thalweg.errors import ArgumentError, StepError
 from thalweg.recipe import checkpoint
@@ -17,8 +19,6 @@ from thalweg.recipe.average import ModelAverage
 from thalweg.recipe.models import unwrapped
 from thalweg.recipe.precision import Precision
 from thalweg.recipe.writers import learning_rates
-
-Factor = Callable[[int], float]
 
 
 class Recipe:
@@ -33,28 +33,29 @@ class Recipe:
     Args:
         model: The module that is trained.
         optimizer: Any `torch.optim.Optimizer` over its parameters.
-        schedules: For a field of the groups ("lr", "momentum", "weight_decay", ...) a function of the
-            count, or one per group, that gives the factor of what the group began with.
-        clock: What the schedules count: "batch" (each call) or "step" (steps that were taken).
+        scheduler: `thalweg.schedules.Scheduler`, or any of torch's but ReduceLROnPlateau. The groups hold
+            what a batch was trained with until the next batch begins, so that logs read what was used.
+        clock: What the scheduler counts: "batch" (each call) or "step" (steps that were taken).
         accumulate: When a step is due; None: after each batch.
         average: Updated after each step that was taken.
         clip: Joint norm that the gradients are clipped to, > 0; None: not clipped.
         precision: "fp32", "bf16" (autocast), or "fp16" (autocast and a GradScaler).
         scaler: A GradScaler of one's own, with any precision.
-        length: Counts (of the clock) that the training has; more of them are refused. None: no end.
+        length: Counts of the clock that the training has, >= 1; more are refused. None: no end.
         name, settings: What a checkpoint is recognized by, beside the numbers of the parts.
 
     Raises:
-        ArgumentError: A number out of range, a field that no group has, another model's average.
+        ArgumentError: A number out of range, another model's average, another optimizer's scheduler.
 
     Example:
         >>> import torch, thalweg
         >>> from thalweg.recipe import Accumulate, ModelAverage, Recipe
         >>> model = torch.nn.Linear(4, 1)
+        >>> optimizer = thalweg.AdamW(model.parameters(), lr=1e-2)
         >>> recipe = Recipe(
         ...     model,
-        ...     thalweg.AdamW(model.parameters(), lr=1e-2),
-        ...     schedules={"lr": lambda step: 1.0 - step / 4},
+        ...     optimizer,
+        ...     thalweg.schedules.Scheduler(optimizer, "linear(4)"),
         ...     accumulate=Accumulate(batch_size=8, nominal=16, reduction="mean"),
         ...     average=ModelAverage(model, tau=None, decay=0.9),
         ...     clip=1.0,
@@ -71,8 +72,8 @@ class Recipe:
         self,
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
+        scheduler: LRScheduler | None = None,
         *,
-        schedules: Mapping[str, Factor | Sequence[Factor]] | None = None,
         clock: Literal["batch", "step"] = "step",
         accumulate: Accumulate | None = None,
         average: ModelAverage | None = None,
@@ -87,9 +88,17 @@ class Recipe:
             raise ArgumentError(f"unknown clock {clock!r}; known: 'batch', 'step'")
         if clip is not None and not clip > 0.0:
             raise ArgumentError(f"Invalid clip: {clip}. Recipe needs > 0, or None; typical: 1.0")
+        if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+            raise ArgumentError(
+                "ReduceLROnPlateau waits for a metric: leave it out of the recipe, and call its step(metric) "
+                "after each evaluation"
+            )
+        if scheduler is not None and scheduler.optimizer is not optimizer:
+            raise ArgumentError("the scheduler is of another optimizer: make it with this one")
         if average is not None and unwrapped(average.model) is not unwrapped(model):
             raise ArgumentError("average is of another model: make it with ModelAverage(model)")
-        self.model, self.optimizer, self.average, self.clip = model, optimizer, average, clip
+        self.model, self.optimizer, self.scheduler = model, optimizer, scheduler
+        self.average, self.clip = average, clip
         self.accumulate = accumulate or Accumulate(1, 1)
         self.precision = Precision(model, optimizer, precision, scaler)
         self.clock, self.length, self.name = clock, length, name
@@ -99,8 +108,8 @@ class Recipe:
         self.settings |= {f"accumulate.{k}": v for k, v in self.accumulate.settings.items()}
         if average is not None:
             self.settings |= {f"average.{k}": v for k, v in average.settings.items()}
-        self._drives = _drives(optimizer, schedules or {})
         self.batch = self.steps = self.skipped = 0
+        self.scheduled = 0  # the count that the scheduler has set the numbers for
         self.gradient_norm: Tensor | None = None
         self._local = False
 
@@ -122,7 +131,7 @@ class Recipe:
             StepError: The training is over, or the model holds its average.
         """
         self._check()
-        self._set_numbers()
+        self._schedule()
         self.precision.scale(self.accumulate.scale(loss)).backward()  # type: ignore[no-untyped-call]
         self.batch += 1
         if not self.accumulate.advance():
@@ -144,7 +153,7 @@ class Recipe:
 
     @property
     def count(self) -> int:
-        """What the schedules are asked with: batches or steps until now."""
+        """What the scheduler counts: batches or steps until now."""
         return self.batch if self.clock == "batch" else self.steps
 
     def _check(self) -> None:
@@ -152,19 +161,19 @@ class Recipe:
             unit = "batches" if self.clock == "batch" else "steps"
             raise StepError(
                 f"the recipe {self.name} was made for {self.length} {unit}, and they are over: its "
-                "schedules end there; make it for a longer training"
+                "schedule ends there; make it for a longer training"
             )
         if self.average is not None and self.average.evaluating:
             raise StepError("step() while the model holds its average: leave averaged() first")
 
-    def _set_numbers(self) -> None:
-        for group, drives in zip(self.optimizer.param_groups, self._drives, strict=True):
-            for field, (base, factor) in drives.items():
-                value = base * factor(self.count)
-                if isinstance(group[field], Tensor):
-                    group[field].fill_(value)
-                else:
-                    group[field] = value
+    def _schedule(self) -> None:
+        """Let the scheduler catch up with the count; torch's word on the order is for loops without one."""
+        if self.scheduler is not None and self.scheduled < self.count:
+            with warnings.catch_warnings():
+                if not self.steps:
+                    warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
+                self.scheduler.step()
+        self.scheduled = self.count
 
     def learning_rates(self) -> dict[str, float]:
         """The lr of each group in the last batch, as `x/lr0`, `x/lr1`, ..."""
@@ -220,27 +229,3 @@ class Recipe:
     def __str__(self) -> str:
         values = ", ".join(f"{k}={v}" for k, v in self.settings.items() if k != "name")
         return f"{self.name}: {values}"
-
-
-def _drives(
-    optimizer: torch.optim.Optimizer, schedules: Mapping[str, Factor | Sequence[Factor]]
-) -> list[dict[str, tuple[float, Factor]]]:
-    """For each group its scheduled fields, each with what it began with."""
-    groups = optimizer.param_groups
-    drives: list[dict[str, tuple[float, Factor]]] = [{} for _ in groups]
-    for field, chosen in schedules.items():
-        factors = [chosen] * len(groups) if callable(chosen) else list(chosen)
-        if len(factors) != len(groups):
-            raise ArgumentError(
-                f"{len(factors)} schedules of {field!r} for {len(groups)} groups: give one for all, or "
-                "one for each"
-            )
-        having = [i for i, group in enumerate(groups) if field in group]
-        if not having:
-            known = ", ".join(k for k, v in groups[0].items() if isinstance(v, (int, float)))
-            raise ArgumentError(f"no group has a field {field!r} to schedule; they have {known}")
-        for i in having:
-            base = float(groups[i].get(f"initial_{field}", groups[i][field]))
-            groups[i].setdefault(f"initial_{field}", base)
-            drives[i][field] = base, factors[i]
-    return drives
