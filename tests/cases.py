@@ -45,6 +45,7 @@ RULES: dict[str, tuple[type[thalweg.Optimizer], dict[str, Any]]] = {
     "rprop": (thalweg.Rprop, {"lr": 0.01, "weight_decay": 0.01}),
     "lion": (thalweg.Lion, {"lr": 0.01, "weight_decay": 0.1}),
     "prodigy": (thalweg.Prodigy, {"lr": 1.0, "d0": 1e-3, "weight_decay": 0.1}),
+    "adafactor": (thalweg.Adafactor, {"lr": 0.01, "weight_decay": 0.1}),
     "ranger": (thalweg.Ranger, {"lr": 0.01, "k": 3, "weight_decay": 0.1}),
     "signsgd": (thalweg.SignSGD, {"lr": 0.01, "weight_decay": 0.1}),
     "signum": (thalweg.Signum, {"lr": 0.01}),
@@ -65,6 +66,9 @@ RULES: dict[str, tuple[type[thalweg.Optimizer], dict[str, Any]]] = {
     "lars-no-momentum": (thalweg.LARS, {"lr": 1.0, "momentum": 0.0, "weight_decay": 0.0}),
     "lamb": (thalweg.LAMB, {"lr": 0.01, "weight_decay": 0.1}),
 }
+
+CONTIGUOUS = ("adafactor",)
+"""Rules that sum over lines and columns: no kernel takes them where lines are no stretches of storage."""
 
 OPTIONS: dict[str, Callable[[], o.Option]] = {
     "l2": lambda: o.Decay("l2"),

@@ -38,6 +38,7 @@ PLAIN = {
     "novograd": ("NovoGrad", {}),
     "lars": ("LARS", {}),
     "lamb": ("LAMB", {}),
+    "adafactor": ("Adafactor", {}),
 }
 BY_TENSOR = ("stableadamw", "novograd", "lars", "lamb")
 """Plain subjects that add up a tensor: one element's nan is every element's."""

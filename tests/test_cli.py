@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -113,6 +114,46 @@ def test_an_interrupt_at_once_says_so(monkeypatch, tmp_path):
     found = run("compare", "torch.optim:AdamW", "--output", str(tmp_path))
     assert found.exit_code == 130
     assert found.output == "Interrupted before anything was finished.\n"
+
+
+def test_list_names_every_optimizer_or_those_that_match():
+    found = run("list")
+    assert found.exit_code == 0
+    for name in thalweg.list_optimizers():
+        assert re.search(rf"^ {name} ", found.output, re.M)
+    some = run("list", "adam", "--with", "complex")
+    assert re.search(r"^ adamw +8 ", some.output, re.M)
+    assert "lion" not in some.output
+
+
+def test_info_prints_formula_arguments_state_and_paper():
+    found = run("info", "Lion + lookahead(k=5)")
+    assert found.exit_code == 0
+    for part in (
+        "exp_avg = exp_avg + (1 - beta2) * (g - exp_avg)\n",
+        "sync = t % k == 0",
+        "8 (exp_avg, lookahead_slow)",
+        "arXiv:2302.06675",
+        "from AdamW  lr 3 to 10 times smaller",
+    ):
+        assert part in found.output
+    assert "amsgrad=True:" in run("info", "adam").output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["info", "liom"], "unknown optimizer 'liom'. Did you mean 'lion'?"),
+        (["list", "adamm"], "No optimizer matches 'adamm'. Did you mean 'adam'?"),
+        (["list", "--with", "spars"], "Did you mean 'sparse'?"),
+    ],
+)
+def test_list_and_info_refuse_in_one_sentence(arguments, sentence):
+    found = run(*arguments)
+    assert (found.exit_code, found.stdout) == (2, "")
+    assert found.stderr.startswith("Error: ")
+    assert sentence in found.stderr
+    assert found.stderr.count("\n") == 1
 
 
 SCRIPT = "import sys; sys.argv[0] = 'thalweg'; from thalweg.cli import main; main()"

@@ -21,6 +21,7 @@ from subjects import (
     run,
     run_new,
 )
+from thalweg import Hyper, Scalar, rule
 from trajectories import assert_same_bits, snapshot
 
 every_subject = pytest.mark.parametrize("name", SUBJECTS)
@@ -366,12 +367,21 @@ def _differentiable_step(p, g, cls, kwargs, keys, *state):
     return (p, *after)
 
 
+@rule(scalars=(Scalar("step"), Scalar("gain", 1.0)), hypers=(Hyper("keep", 0.75),))
+def fading(g, *, keep, gain):
+    """A number of the state that the step multiplies by, and that is another one afterwards."""
+    return g * gain * gain, gain * keep
+
+
 DIFFERENTIABLE = {
+    "own scalar": ("Optimizer", {"rule": fading}, ("step", "gain")),
     "sgd": ("SGD", {"momentum": 0.9, "nesterov": True}, ("momentum_buffer",)),
     "adam": ("Adam", {}, ("step", "exp_avg", "exp_avg_sq")),
     "amsgrad": ("Adam", {"amsgrad": True}, ("step", "exp_avg", "exp_avg_sq", "max_exp_avg_sq")),
     "adamw": ("AdamW", {}, ("step", "exp_avg", "exp_avg_sq")),
     "radam": ("RAdam", {}, ("step", "exp_avg", "exp_avg_sq")),
+    "nadam": ("NAdam", {}, ("step", "exp_avg", "exp_avg_sq", "mu_product")),
+    "asgd": ("ASGD", {}, ("step", "eta", "mu", "ax")),
     "lion": ("Lion", {}, ("exp_avg",)),
 }
 
@@ -382,13 +392,54 @@ def test_gradcheck_through_one_step(name):
     cls, kwargs, keys = DIFFERENTIABLE[name]
     torch.manual_seed(0)
     draw = [torch.rand(10, dtype=torch.float64, requires_grad=True) for _ in range(2 + len(keys))]
-    state = [
-        torch.tensor(10.0, dtype=torch.float64) if k == "step" else draw[2 + i]
-        for i, k in enumerate(keys)
-    ]
+    scalars = {
+        "step": torch.tensor(10.0, dtype=torch.float64),
+        "gain": torch.tensor(0.7, dtype=torch.float64, requires_grad=True),
+        "mu_product": torch.tensor(0.7, dtype=torch.float64, requires_grad=True),
+        "eta": torch.tensor(0.9, dtype=torch.float64),
+        "mu": torch.tensor(1.0, dtype=torch.float64),
+    }
+    state = [scalars.get(k, x) for k, x in zip(keys, draw[2:], strict=True)]
     kwargs = {"lr": 0.9, "weight_decay": 0.1, **kwargs}
     inputs = (draw[0], draw[1], cls, kwargs, keys, *state)
     assert torch.autograd.gradcheck(_differentiable_step, inputs)
+
+
+def _differentiable_training(p, lr, weight_decay, cls, kwargs):
+    p = p.clone()
+    optimizer = getattr(thalweg, cls)(
+        [p], lr=lr, weight_decay=weight_decay, differentiable=True, **kwargs
+    )
+    for _ in range(3):  # the graph of the loss holds the sum, not the parameter that then moves
+        (p.grad,) = torch.autograd.grad((p.sum() - 2.0) ** 2, p, create_graph=True)
+        optimizer.step()
+    after = [v for v in optimizer.state[p].values() if torch.is_tensor(v) and v.requires_grad]
+    return (p, *after)
+
+
+@pytest.mark.parametrize("name", DIFFERENTIABLE)
+def test_gradcheck_through_three_steps_to_the_hyper_parameters(name):
+    cls, kwargs, _ = DIFFERENTIABLE[name]
+    torch.manual_seed(0)
+    p = torch.rand(5, dtype=torch.float64, requires_grad=True)
+    lr, weight_decay = (
+        torch.tensor(x, dtype=torch.float64, requires_grad=True) for x in (0.01, 0.1)
+    )
+    assert torch.autograd.gradcheck(_differentiable_training, (p, lr, weight_decay, cls, kwargs))
+
+
+def test_a_scalar_of_the_state_carries_its_gradient_from_step_to_step():
+    keep = torch.tensor(0.75, dtype=torch.float64, requires_grad=True)
+    p = torch.ones(3, dtype=torch.float64)
+    optimizer = thalweg.Optimizer([p], lr=1.0, rule=fading, keep=keep, differentiable=True)
+    for _ in range(3):
+        p.grad = torch.ones(3, dtype=torch.float64)
+        optimizer.step()
+    # p = 1 - (1 + keep^2 + keep^4), gain = keep^3
+    (d,) = torch.autograd.grad(p[0], keep, retain_graph=True)
+    assert d.item() == pytest.approx(-(2 * 0.75 + 4 * 0.75**3))
+    (d,) = torch.autograd.grad(optimizer.state[p]["gain"], keep)
+    assert d.item() == pytest.approx(3 * 0.75**2)
 
 
 @pytest.mark.parametrize("name", DIFFERENTIABLE)

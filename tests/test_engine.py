@@ -27,8 +27,9 @@ from cases import (
 )
 from thalweg import Hyper, Optimizer, Scalar, Slot, Switch, rule
 from thalweg.engine.backends import c_run, toolchain
-from thalweg.engine.backends.eager import block_sums
+from thalweg.engine.graph import Lane
 from thalweg.engine.groups import graph_of, resolve
+from thalweg.engine.sums import block_sums
 from thalweg.ops import abs, count, lerp, max, mean, norm, sign, sqrt, where
 from thalweg.options import Average, Lookahead
 
@@ -118,7 +119,9 @@ def test_a_division_by_a_scalar_becomes_a_multiplication() -> None:
     optimizer = Optimizer([torch.nn.Parameter(torch.ones(1))], rule=divides)
     resolved = resolve(optimizer.param_groups[0])
     graph, _ = graph_of(resolved, resolved.setting(torch.ones(1), frozenset()))
-    elements = [n.op for n in graph.nodes if n.lane == 3 and n.op not in ("input", "const")]
+    elements = [
+        n.op for n in graph.nodes if n.lane == Lane.ELEMENT and n.op not in ("input", "const")
+    ]
     assert elements == ["mul", "sub"]  # one factor for 1/scale, 1/scale and lr together
 
 
@@ -194,7 +197,7 @@ def test_the_reducing_rule_against_float64() -> None:
 @pytest.mark.parametrize("n", [0, 1, 15, 16, 17, 4095, 4096, 4097, 3 * 4096 + 5, 70000])
 def test_block_sums_have_the_stated_order(n: int) -> None:
     """Once more, element by element: 16 lanes a block of 4096, halves, then neighbours."""
-    x = torch.randn(n, generator=torch.Generator().manual_seed(n)) * 1e3
+    x = torch.randn(n, generator=torch.Generator().manual_seed(n), dtype=torch.float64)
     blocks = []
     for start in range(0, n, 4096):
         lanes = [0.0] * 16

@@ -12,6 +12,7 @@ from oracles import (
     AdaBelief,
     AdaBound,
     Adadelta,
+    Adafactor,
     Adagrad,
     Adam,
     Adamax,
@@ -111,6 +112,25 @@ CASES = {
     "rprop numbers": (
         ("Rprop", {"etas": (0.3, 1.5), "step_sizes": (0.015, 0.05)}),
         (Rprop, DECOUPLED, {"etas": (0.3, 1.5), "step_sizes": (0.015, 0.05)}),
+    ),
+    "adafactor": (
+        ("Adafactor", {"eps": (1e-6, 1e-3)}),
+        (Adafactor, DECOUPLED, {"eps": (1e-6, 1e-3)}),
+    ),
+    "adafactor numbers": (
+        (
+            "Adafactor",
+            {"beta2_decay": -0.5, "eps": (1e-8, 0.1), "d": 2.0, "options": [opt.Average(0.9)]},
+        ),
+        (Adafactor, DECOUPLED, {"beta2_decay": -0.5, "eps": (1e-8, 0.1), "d": 2.0}),
+    ),
+    "adafactor centralized": (
+        ("Adafactor", {"eps": (1e-12, 1e-3), "options": [opt.Centralize(), opt.ClipNorm(1.5)]}),
+        (
+            Adafactor,
+            Options(decay="decoupled", centralize=True, clip_norm=1.5),
+            {"eps": (1e-12, 1e-3)},
+        ),
     ),
     "lion": (("Lion", {}), (Lion, DECOUPLED, {})),
     "lion betas": (("Lion", {"betas": (0.95, 0.98)}), (Lion, DECOUPLED, {"betas": (0.95, 0.98)})),
@@ -265,6 +285,8 @@ AGAINST_TORCH = {
     "nadam": (torch.optim.NAdam, NAdam, None, {"momentum_decay": 0.05}),
     "asgd": (torch.optim.ASGD, Asgd, None, {"lambd": 0.1, "t0": 10}),
     "rprop": (torch.optim.Rprop, Rprop, None, {"etas": (0.3, 1.5)}),
+    "adafactor": (torch.optim.Adafactor, Adafactor, DECOUPLED, {"eps": (1e-6, 1e-3), "d": 2.0}),
+    "adafactor decay": (torch.optim.Adafactor, Adafactor, DECOUPLED, {"beta2_decay": -0.5}),
 }
 
 

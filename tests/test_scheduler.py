@@ -91,11 +91,12 @@ def test_a_function_of_the_step_is_a_schedule():
 
 
 def test_tensors_are_filled_in_place():
-    lr = torch.tensor(0.5, dtype=torch.float64)
-    optimizer = thalweg.SGD([torch.nn.Parameter(torch.ones(1))], lr=lr)
-    run(s.Scheduler(optimizer, "linear(4)"), 1, lambda gs: None)
+    lr, decay = (torch.tensor(x, dtype=torch.float64) for x in (0.5, 0.25))
+    optimizer = thalweg.SGD([torch.nn.Parameter(torch.ones(1))], lr=lr, weight_decay=decay)
+    run(s.Scheduler(optimizer, "linear(4)", weight_decay="linear(2)"), 1, lambda gs: None)
     assert optimizer.param_groups[0]["lr"] is lr
-    assert lr.item() == 0.375
+    assert optimizer.param_groups[0]["weight_decay"] is decay
+    assert (lr.item(), decay.item()) == (0.375, 0.125)
 
 
 def test_a_group_that_is_added_later_is_driven_from_its_own_base():
@@ -352,6 +353,15 @@ def test_a_curve_foretells_and_touches_nothing(make, make_scheduler):
         assert [c[i] for c in curves] == [g["lr"] for g in optimizer.param_groups]
         optimizer.step()
         step(scheduler, i + 2)
+
+
+def test_a_curve_leaves_a_tensor_and_a_wrapped_optimizer_alone():
+    inner = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=torch.tensor(0.5))
+    scheduler = torchs.StepLR(inner, 2, 0.5)
+    for optimizer in (inner, thalweg.Lookahead(inner)):
+        assert s.lr_curve(optimizer, scheduler, 4) == [[0.5, 0.5, 0.25, 0.25]]
+        assert inner.param_groups[0]["lr"].item() == 0.5
+        assert scheduler.last_epoch == 0
 
 
 def _state(scheduler):

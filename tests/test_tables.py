@@ -128,3 +128,20 @@ def test_slots_of_channels_last_weights_lie_as_the_weights_do() -> None:
     slot = optimizer.state[p]["exp_avg"]
     assert slot.stride() == p.stride()
     torch.testing.assert_close(slot, 0.01 * p.grad)
+
+
+def test_a_count_goes_on_beyond_what_float32_counts() -> None:
+    (p,) = weights(1)
+    optimizer = thalweg.AdamW([p], lr=0.1)
+    p.grad = torch.ones_like(p)
+    optimizer.step()
+    start = 2**24 - 2
+    optimizer.state[p]["step"].fill_(2**23 - 2)  # in place: the tables stay
+    optimizer.step()
+    for _ in range(3):
+        optimizer.step()
+    assert optimizer.state[p]["step"].dtype == torch.float64
+    optimizer.state[p]["step"].fill_(start)
+    for i in range(4):
+        optimizer.step()
+        assert float(optimizer.state[p]["step"]) == start + i + 1

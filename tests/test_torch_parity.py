@@ -36,6 +36,12 @@ CASES = {
     "radam decoupled": ("RAdam", {"decoupled_weight_decay": True}),
     "radam maximize": ("RAdam", {"maximize": True}),
     "radam short memory": ("RAdam", {"betas": (0.5, 0.6)}),
+    "adafactor": ("Adafactor", {}),
+    "adafactor numbers": (
+        "Adafactor",
+        {"beta2_decay": -0.5, "eps": (1e-4, 0.1), "d": 2.0, "weight_decay": 0.1},
+    ),
+    "adafactor maximize": ("Adafactor", {"maximize": True, "lr": 1.0}),
 }
 CASES |= {
     "adagrad": ("Adagrad", {}),
@@ -145,7 +151,8 @@ def test_tensor_lr_agrees(cls, backend):
 @pytest.mark.parametrize("cls", ["SGD", "Adam", "AdamW", "RAdam"])
 def test_comparer_sees_swapped_betas_or_lost_momentum(cls):
     trajectory = hard()
-    broken = {"momentum": 0.89} if cls == "SGD" else {"betas": (0.999, 0.9)}
+    other = {"SGD": {"momentum": 0.89}, "Adafactor": {"beta2_decay": -0.79}}
+    broken = other.get(cls, {"betas": (0.999, 0.9)})
     start = {"momentum": 0.9} if cls == "SGD" else {}
     mine = walk(lambda g: getattr(torch.optim, cls)(g, **broken), trajectory, torch.float32)
     reference = walk(lambda g: getattr(torch.optim, cls)(g, **start), trajectory, torch.float32)
@@ -154,6 +161,14 @@ def test_comparer_sees_swapped_betas_or_lost_momentum(cls):
 
 
 # --- checkpoints ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_adafactors_relative_step_falls_with_the_root_of_t(backend):
+    """With an lr of one the step is 1 / sqrt(t), which smaller ones do not reach in fifty steps."""
+    trajectory = hard(lr=(1.0, 0.5), weight_decay=(0.0, 0.0))
+    mine = walk(ours("adafactor", **BACKENDS[backend]), trajectory)
+    assert_same_path(mine, walk(theirs("adafactor"), trajectory), trajectory, 1e-12)
 
 
 @pytest.mark.parametrize("dtype", RELATIVE, ids=str)
@@ -427,6 +442,15 @@ BAD = {
         "eta plus": {"etas": (0.5, 1.0)},
         "eta nan": {"etas": (float("nan"), 1.2)},
     },
+    "Adafactor": {
+        **EVERY,
+        "lr nan": {"lr": float("nan")},
+        "beta2_decay": {"beta2_decay": 0.1},
+        "eps1": {"eps": (-1e-30, 1e-3)},
+        "eps2": {"eps": (None, -1e-3)},
+        "d": {"d": 0.5},
+        "weight decay": {"weight_decay": -0.1},
+    },
 }
 BAD_PARAMS = {
     "a tensor": param,
@@ -532,13 +556,24 @@ def test_sparse_gradients_are_refused_with_torchs_sentence(cls):
         )
 
 
+def test_adafactor_refuses_complex_parameters_with_torchs_sentence():
+    def step(module):
+        for shape in ((3, 2), (3,)):
+            p = torch.nn.Parameter(torch.zeros(shape, dtype=torch.complex64))
+            p.grad = torch.ones_like(p)
+            module.Adafactor([p]).step()
+
+    assert_same_complaint(lambda: step(thalweg), lambda: step(torch.optim))
+
+
 @pytest.mark.parametrize("backend", ["eager", "fused"])
-def test_sparse_gradients_of_sgd_agree(backend):
+@pytest.mark.parametrize("name", ["SGD", "Adagrad"])
+def test_sparse_gradients_agree(name, backend):
     paths = []
     for module, kwargs in ((thalweg, BACKENDS[backend]), (torch.optim, {})):
         torch.manual_seed(0)
         p = torch.nn.Parameter(torch.randn(5, 2, dtype=torch.float64))
-        optimizer = module.SGD([p], lr=0.1, **kwargs)
+        optimizer = getattr(module, name)([p], lr=0.1, **kwargs)
         for rows in ([1, 3], [3, 3], [0, 4]):  # [3, 3]: an uncoalesced gradient
             p.grad = torch.sparse_coo_tensor([rows], torch.randn(2, 2, dtype=torch.float64), (5, 2))
             optimizer.step()

@@ -119,7 +119,8 @@ def compiled(optimizer, index=0, param=torch.float32, state=None, fold=False):
     kernels = triton_run.load(text_of(optimizer, param, state))
     kernel = kernels[f"fold_{index}" if fold else f"pass_{index}"]
     real = "*fp64" if computing_dtype(param) == torch.float64 else "*fp32"
-    types = {"scalars": real, "row_values": real, "out": "*fp64", "partials": "*fp64"}
+    types = {"scalars": real, "out": "*fp64", "partials": "*fp64"}
+    types |= {n: real for n in kernel.arg_names if n.endswith("_values")}
     signature = {n: types.get(n, "*i64") for n in kernel.arg_names}
     return triton.compile(
         ASTSource(kernel, signature),
@@ -191,6 +192,18 @@ def test_reductions_and_rows_compile(fresh_cache):
     assert wide(compiled(ranger, 0).asm["ptx"]) == (2, 0)
     assert ADD_DOUBLES.search(compiled(ranger, 1).asm["ptx"])
     assert ADD_DOUBLES.search(compiled(ranger, 1, fold=True).asm["ptx"])
+
+
+@needs_compiler
+def test_lines_and_columns_compile(fresh_cache):
+    adafactor = build("adafactor")
+    programs = programs_of(adafactor)[1]
+    assert [p.sweep.name for p in programs] == ["LINE", "COLUMN", "ELEMENT", "ELEMENT", "ELEMENT"]
+    for index, program in enumerate(programs):
+        assert compiled(adafactor, index).asm["cubin"]
+        if program.reductions and not program.by_row:
+            assert ADD_DOUBLES.search(compiled(adafactor, index, fold=True).asm["ptx"])
+    assert wide(compiled(adafactor, 4).asm["ptx"]) == (2 * 2, 2)  # param and grad; param
 
 
 @needs_compiler

@@ -14,6 +14,7 @@ import torch
 
 from cases import (
     BACKENDS,
+    CONTIGUOUS,
     OPTIONS,
     RULES,
     SHAPES,
@@ -32,6 +33,7 @@ import triton.language as tl
 from triton.runtime import interpreter
 
 import thalweg
+from test_factored import statistics
 from thalweg import ops
 from thalweg.engine.backends import choice, triton_run, triton_source
 from thalweg.engine.rule import Scalar, Slot, rule
@@ -103,6 +105,8 @@ def pair(name, options=(), dtype=torch.float32, *, steps, shapes=SHAPES):
     found = []
     for flags in (BACKENDS["fused"], BACKENDS["eager"]):
         params = parameters(dtype, shapes)
+        if name in CONTIGUOUS:
+            params.pop()  # the one that is channels_last
         optimizer = make(name, options, params, **flags)
         run(optimizer, params, steps)
         found.append(optimizer)
@@ -245,10 +249,12 @@ def arithmetic(g, signs, roots, bounded):
     return kept, ops.sign(g), -ops.sqrt(ops.abs(g)), ops.clamp(g, -2.0, 2.0)
 
 
-@rule(slots=(Slot("raised"), Slot("logged")), name="triton_functions")
-def functions(g, raised, logged):
+@rule(
+    slots=(Slot("raised"), Slot("logged"), Slot("turned"), Slot("other")), name="triton_functions"
+)
+def functions(g, raised, logged, turned, other, *, p):
     """Functions that are a few ulps off anywhere."""
-    return g, ops.exp(g), ops.log(ops.abs(g))
+    return g, ops.exp(g), ops.log(ops.abs(g)), ops.atan2(g, p), ops.atan2(p, other - g)
 
 
 @rule(scalars=(Scalar("top", 0.0),), name="triton_largest")
@@ -305,6 +311,19 @@ def test_reductions_over_rows_tensors_and_all(declared, special):
     ours, eager = of_rule(declared, [(8,), (1031,), (2, 2500), (40, 7)], special)
     assert_same_bits(ours, eager)
     assert any(bool((x != x).any()) for x in ours) == bool(special)
+
+
+FACTORED = ((5, 7), (130, 9), (3, 1030), (2, 4, 3), (1, 40), (9,), (), (0, 4), (4, 0), (3, 0, 2))
+
+
+def test_sums_over_lines_and_columns():
+    found = []
+    for flags in (BACKENDS["fused"], BACKENDS["eager"]):
+        params = parameters(shapes=FACTORED)[:-1]
+        optimizer = thalweg.Optimizer(params, lr=0.1, rule=statistics, **flags)
+        run(optimizer, params, 2)
+        found.append(everything(optimizer))
+    assert_same_bits(*found)
 
 
 # --- host side --------------------------------------------------------------------------------------

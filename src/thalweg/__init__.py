@@ -1,7 +1,7 @@
 """Thalweg: write an optimizer update once, compose it with anything, run it as one fused kernel."""
 
 from thalweg import errors, groups, ops, options, recipe, schedules
-from thalweg.catalogue import create_optimizer, list_optimizers
+from thalweg.catalogue import create_optimizer, list_optimizers, optimizer_info
 from thalweg.engine.optimizer import Optimizer
 from thalweg.engine.option import Option, option
 from thalweg.engine.rule import Hyper, Rule, Scalar, Slot, Switch, nonzero, rule
@@ -15,6 +15,7 @@ from thalweg.optim import (
     AdaBelief,
     AdaBound,
     Adadelta,
+    Adafactor,
     Adagrad,
     Adam,
     Adamax,
@@ -50,6 +51,7 @@ __all__ = [
     "SGD",
     "Adadelta",
     "Adagrad",
+    "Adafactor",
     "Adam",
     "AdamW",
     "Adamax",
@@ -83,6 +85,7 @@ __all__ = [
     "Optimizer",
     "create_optimizer",
     "list_optimizers",
+    "optimizer_info",
     "rule",
     "Rule",
     "Slot",

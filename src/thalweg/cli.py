@@ -7,10 +7,10 @@ import sys
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
-from thalweg import __version__, study
-from thalweg.errors import ThalwegError
+from thalweg import __version__, list_optimizers, optimizer_info, study
+from thalweg.errors import ThalwegError, suggest
 from thalweg.study import rates
 
 with suppress(ModuleNotFoundError):  # main() says so
@@ -39,6 +39,9 @@ def app() -> typer.Typer:
     )
     built.callback()(thalweg)
     built.command()(compare)
+    built.command()(check)
+    built.command("list")(list_names)
+    built.command()(info)
     built.command()(trajectories)
     built.command()(effective_lr)
     built.command()(schedule)
@@ -95,14 +98,62 @@ def compare(
         with Live(console) as live:
             found = study.compare(names, task, epochs, seeds, seed, device, output, progress=live)
     except ThalwegError as error:
-        typer.echo(f"Error: {error}", err=True)
-        raise typer.Exit(2) from None
+        _refuse(error)
     if found.finished:
         show(found, console)
         typer.echo(f"{found.seconds:.0f} s. Written to {output}: {', '.join(study.FILES)}")
     if found.interrupted:
         typer.echo("Interrupted" + ("." if found.finished else " before anything was finished."))
         raise typer.Exit(130)
+
+
+def list_names(
+    pattern: Annotated[
+        str, typer.Argument(help="A part of a name, or with * and ? the whole of it.")
+    ] = "*",
+    able: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--with",
+            metavar="CAPABILITY",
+            help="Only what takes or needs this: sparse, complex, ...",
+        ),
+    ] = None,
+) -> None:
+    """List the optimizers: bytes of state, and what each does."""
+    from rich.console import Console
+
+    from thalweg.catalogue.show import show_list
+
+    try:
+        names = list_optimizers(pattern, **dict.fromkeys(able or (), True))
+    except ThalwegError as error:
+        _refuse(error)
+    if not names:
+        _refuse(f"No optimizer matches {pattern!r}.{suggest(pattern, list_optimizers())}")
+    show_list(names, Console())
+
+
+def info(
+    name: Annotated[
+        str, typer.Argument(help="An optimizer, or a composition: 'lion + lookahead(k=5)'.")
+    ],
+) -> None:
+    """Tell all about one optimizer: formula, arguments, state, what it takes, paper."""
+    from rich.console import Console
+
+    from thalweg.catalogue.show import show_info
+
+    try:
+        found = optimizer_info(name)
+    except ThalwegError as error:
+        _refuse(error)
+    show_info(found, Console())
+
+
+def _refuse(reason: object) -> NoReturn:
+    typer.echo(f"Error: {reason}", err=True)
+    raise typer.Exit(2) from None
 
 
 def trajectories(
@@ -192,3 +243,47 @@ def schedule(
         raise typer.Exit(2) from None
     typer.echo(tabulated(found, steps, lr))
     typer.echo(f"Written to {output}")
+
+
+def check(
+    optimizer: Annotated[
+        str,
+        typer.Argument(
+            metavar="OPTIMIZER",
+            help="A class or a function (params, **overrides), anybody's: torch.optim.SGD, "
+            "package.module:attribute, 'torch.optim.SGD(momentum=0.9)'; or a name with options, "
+            "'lion + cautious'.",
+            show_default=False,
+        ),
+    ],
+    declare: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What it declares of itself, as real-only; repeatable. Checks that this takes "
+            "away are counted as not applicable.",
+            show_default=False,
+        ),
+    ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help="A check by name; repeatable. By default all.", show_default=False),
+    ] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="List what passed too, with the reason of each check.")
+    ] = False,
+) -> None:
+    """Check that an optimizer behaves as users of torch.optim may rely on; exit code 1 if not."""
+    from rich.console import Console
+
+    from thalweg.conformance import check_optimizer
+    from thalweg.conformance.named import named_factory
+    from thalweg.conformance.show import show
+
+    try:
+        report = check_optimizer(named_factory(optimizer), capabilities=declare or (), checks=only)
+    except ThalwegError as error:
+        typer.echo(f"Error: {error}", err=True)
+        raise typer.Exit(2) from None
+    show(report, Console(), everything=everything)
+    if not report.ok:
+        raise typer.Exit(1)

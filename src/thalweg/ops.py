@@ -3,6 +3,7 @@
 from thalweg.engine.ops import (
     abs,
     as_stored,
+    atan2,
     clamp,
     count,
     exp,
@@ -23,6 +24,6 @@ from thalweg.engine.ops import (
 )
 
 __all__ = [
-    "abs", "as_stored", "clamp", "count", "exp", "floor", "isfinite", "lerp", "log", "matrix", "max",
-    "maximum", "mean", "minimum", "norm", "sign", "sqrt", "sum", "where",
+    "abs", "as_stored", "atan2", "clamp", "count", "exp", "floor", "isfinite", "lerp", "log", "matrix",
+    "max", "maximum", "mean", "minimum", "norm", "sign", "sqrt", "sum", "where",
 ]  # fmt: skip

@@ -50,15 +50,17 @@ step <- t
 typedef int64_t i64;
 typedef float real;
 #define R(name) name##f
-enum { BLOCK = 256, SUM_BLOCK = 4096, LANES = 16 };
+enum { BLOCK = 256, SUM_BLOCK = 4096, LANES = 16, COLUMN_BLOCK = 64 };
 
 typedef struct {
   i64 units, threads, grain, tensors;
-  const i64 *unit_tensor, *unit_begin, *unit_end; /* elements; rows where the pass goes by rows */
-  const i64 *size, *scalar_row, *row_size, *row_base, *block_base;
-  const real *scalars, *row_values;
+  const i64 *unit_tensor, *unit_begin, *unit_end; /* elements, or what the pass goes by */
+  const i64 *size, *scalar_row, *block_base, *matrices;
+  const i64 *row_size, *row_base, *matrix_size, *matrix_base;
+  const i64 *line_size, *line_base, *column_size, *column_base;
+  const real *scalars, *row_values, *matrix_values, *line_values, *column_values;
   double *partials, *sums;
-  i64 blocks, rows;
+  i64 blocks, results;
   void *const *streams[4];
 } Table;
 
@@ -97,8 +99,9 @@ static void body_0_0(const Table *T, i64 t, i64 origin, i64 begin, i64 end, cons
       const real n0 = (x1 * x1);
       v0[i] = n0;
     }
-    for (int i = m; i < BLOCK; i++) v0[i] = 0.0;
-    for (int i = 0; i < BLOCK; i += LANES)
+    const int whole = (m + LANES - 1) / LANES * LANES;
+    for (int i = m; i < whole; i++) v0[i] = 0.0;
+    for (int i = 0; i < whole; i += LANES)
       for (int l = 0; l < LANES; l++) {
         const double v = v0[i + l];
         a0[l] = a0[l] + v;

@@ -29,15 +29,17 @@ param <- %29
 typedef int64_t i64;
 typedef float real;
 #define R(name) name##f
-enum { BLOCK = 256, SUM_BLOCK = 4096, LANES = 16 };
+enum { BLOCK = 256, SUM_BLOCK = 4096, LANES = 16, COLUMN_BLOCK = 64 };
 
 typedef struct {
   i64 units, threads, grain, tensors;
-  const i64 *unit_tensor, *unit_begin, *unit_end; /* elements; rows where the pass goes by rows */
-  const i64 *size, *scalar_row, *row_size, *row_base, *block_base;
-  const real *scalars, *row_values;
+  const i64 *unit_tensor, *unit_begin, *unit_end; /* elements, or what the pass goes by */
+  const i64 *size, *scalar_row, *block_base, *matrices;
+  const i64 *row_size, *row_base, *matrix_size, *matrix_base;
+  const i64 *line_size, *line_base, *column_size, *column_base;
+  const real *scalars, *row_values, *matrix_values, *line_values, *column_values;
   double *partials, *sums;
-  i64 blocks, rows;
+  i64 blocks, results;
   void *const *streams[3];
 } Table;
 

@@ -75,15 +75,17 @@ step <- t
 typedef int64_t i64;
 typedef float real;
 #define R(name) name##f
-enum { BLOCK = 256, SUM_BLOCK = 4096, LANES = 16 };
+enum { BLOCK = 256, SUM_BLOCK = 4096, LANES = 16, COLUMN_BLOCK = 64 };
 
 typedef struct {
   i64 units, threads, grain, tensors;
-  const i64 *unit_tensor, *unit_begin, *unit_end; /* elements; rows where the pass goes by rows */
-  const i64 *size, *scalar_row, *row_size, *row_base, *block_base;
-  const real *scalars, *row_values;
+  const i64 *unit_tensor, *unit_begin, *unit_end; /* elements, or what the pass goes by */
+  const i64 *size, *scalar_row, *block_base, *matrices;
+  const i64 *row_size, *row_base, *matrix_size, *matrix_base;
+  const i64 *line_size, *line_base, *column_size, *column_base;
+  const real *scalars, *row_values, *matrix_values, *line_values, *column_values;
   double *partials, *sums;
-  i64 blocks, rows;
+  i64 blocks, results;
   void *const *streams[5];
 } Table;
 
@@ -121,8 +123,9 @@ static void body_0_0(const Table *T, i64 t, i64 origin, i64 begin, i64 end, cons
       const real x1 = w_1[at + i];
       v0[i] = x1;
     }
-    for (int i = m; i < BLOCK; i++) v0[i] = 0.0;
-    for (int i = 0; i < BLOCK; i += LANES)
+    const int whole = (m + LANES - 1) / LANES * LANES;
+    for (int i = m; i < whole; i++) v0[i] = 0.0;
+    for (int i = 0; i < whole; i += LANES)
       for (int l = 0; l < LANES; l++) {
         const double v = v0[i + l];
         a0[l] = a0[l] + v;
@@ -148,7 +151,7 @@ void pass_0(const Table *T) {
     for (i64 row = T->unit_begin[u]; row < T->unit_end[u]; row++) {
       double *out = T->partials + T->block_base[t] + row * blocks;
       part_0(T, t, row * n, row * n, row * n + n, out);
-      T->sums[0 * T->rows + T->row_base[t] + row] = sum_tree_of(out + 0 * T->blocks, blocks);
+      T->sums[0 * T->results + T->row_base[t] + row] = sum_tree_of(out + 0 * T->blocks, blocks);
     }
   }
 }
@@ -174,8 +177,8 @@ static void body_1_0(const Table *T, i64 t, i64 origin, i64 begin, i64 end, cons
     real r_0[BLOCK];
     for (i64 i = 0, row = at / T->row_size[t]; i < m; row++) {
       const real value = T->row_values[(T->row_base[t] + row) * 1 + 0];
-      const i64 stop = (row + 1) * T->row_size[t] - at;
-      for (; i < stop && i < m; i++) r_0[i] = value;
+      const i64 next = (row + 1) * T->row_size[t] - at, stop = next < m ? next : m;
+      for (; i < stop; i++) r_0[i] = value;
     }
     #pragma GCC ivdep
     for (int i = 0; i < m; i++) {
@@ -231,8 +234,8 @@ static void body_1_1(const Table *T, i64 t, i64 origin, i64 begin, i64 end, cons
     real r_0[BLOCK];
     for (i64 i = 0, row = at / T->row_size[t]; i < m; row++) {
       const real value = T->row_values[(T->row_base[t] + row) * 1 + 0];
-      const i64 stop = (row + 1) * T->row_size[t] - at;
-      for (; i < stop && i < m; i++) r_0[i] = value;
+      const i64 next = (row + 1) * T->row_size[t] - at, stop = next < m ? next : m;
+      for (; i < stop; i++) r_0[i] = value;
     }
     #pragma GCC ivdep
     for (int i = 0; i < m; i++) {
@@ -283,8 +286,8 @@ static void body_1_2(const Table *T, i64 t, i64 origin, i64 begin, i64 end, cons
     real r_0[BLOCK];
     for (i64 i = 0, row = at / T->row_size[t]; i < m; row++) {
       const real value = T->row_values[(T->row_base[t] + row) * 1 + 0];
-      const i64 stop = (row + 1) * T->row_size[t] - at;
-      for (; i < stop && i < m; i++) r_0[i] = value;
+      const i64 next = (row + 1) * T->row_size[t] - at, stop = next < m ? next : m;
+      for (; i < stop; i++) r_0[i] = value;
     }
     #pragma GCC ivdep
     for (int i = 0; i < m; i++) {
@@ -331,8 +334,8 @@ static void body_1_3(const Table *T, i64 t, i64 origin, i64 begin, i64 end, cons
     real r_0[BLOCK];
     for (i64 i = 0, row = at / T->row_size[t]; i < m; row++) {
       const real value = T->row_values[(T->row_base[t] + row) * 1 + 0];
-      const i64 stop = (row + 1) * T->row_size[t] - at;
-      for (; i < stop && i < m; i++) r_0[i] = value;
+      const i64 next = (row + 1) * T->row_size[t] - at, stop = next < m ? next : m;
+      for (; i < stop; i++) r_0[i] = value;
     }
     #pragma GCC ivdep
     for (int i = 0; i < m; i++) {

@@ -13,13 +13,14 @@ from oracles.modern import (
     StableAdamW,
 )
 from oracles.reference import Options, Reference
-from oracles.rules import Adam, Lion, RAdam, Sgd
+from oracles.rules import Adafactor, Adam, Lion, RAdam, Sgd
 
 __all__ = [
     "AdEMAMix",
     "AdaBelief",
     "AdaBound",
     "Adadelta",
+    "Adafactor",
     "Adagrad",
     "Adam",
     "Adamax",

@@ -86,3 +86,36 @@ class Lion:
         self.doubt = near_zero(c, np.abs(beta1 * self.m) + np.abs((1 - beta1) * g))
         self.m = beta2 * self.m + (1 - beta2) * g
         return np.sign(c)
+
+
+class Adafactor:
+    """Shazeer and Stern 2018, arXiv:1804.04235, Algorithms 4 and 5 with relative steps (section 8).
+
+    As in torch: means for the paper's sums, eps1 a lower bound of the root instead of added to g^2, lr for
+    the paper's 1e-2, and the last two dimensions factored.
+    """
+
+    takes = ("lr", "p")
+
+    def __init__(self):
+        self.t = 0
+        self.r = self.c = self.v = 0.0
+        self.doubt = False
+
+    def direction(self, g, p, lr, beta2_decay=-0.8, eps=(2.0**-52, 1e-3), d=1.0):
+        self.t += 1
+        new = self.t**beta2_decay  # the weight of what is new: 1 - beta2_t
+        if g.ndim >= 2:
+            self.r = (1 - new) * self.r + new * (g**2).mean(axis=-1)
+            self.c = (1 - new) * self.c + new * (g**2).mean(axis=-2)
+            whole = np.maximum(self.r.mean(axis=-1), eps[0])[..., None, None]
+            v = self.r[..., :, None] * self.c[..., None, :] / whole
+        else:
+            v = self.v = (1 - new) * self.v + new * g**2
+        u = g / np.maximum(np.sqrt(v), eps[0])
+        u = u / max(1.0, rms(u) / d)
+        return max(eps[1], rms(p)) * min(lr, 1 / np.sqrt(self.t)) * u
+
+
+def rms(x):
+    return np.sqrt((x**2).mean())

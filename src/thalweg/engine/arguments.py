@@ -141,7 +141,7 @@ def check_numbers(title: str, group: Group, where: str) -> None:
             complaint = said.complaint(number(group, hyper_key(h, label)), group[h.place(label)[0]])
             if complaint:
                 raise ArgumentError(
-                    f"{complaint}. {title} needs {h.range}{where}; typical: {h.default:g}."
+                    f"{complaint}. {title} needs {h.range}{where}; typical: {h.typical}."
                 )
     complaint = resolved.rule.check(group) if resolved.rule.check is not None else None
     if complaint:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from thalweg.engine.groups import resolve, wanted_slots
 from thalweg.engine.option import OPTIONS
-from thalweg.engine.rule import Group
+from thalweg.engine.rule import Group, Slot
 from thalweg.errors import CheckpointError
 
 OWN_KEYS = ("rule", "options", "state_dtype", "decay_style", "decay_cautious")
@@ -110,7 +110,7 @@ def loaded_state(
     for key in kept.intersection(saved):
         _check_number(key, saved[key], where)
     return {
-        key: _copied(p, key, value, wanted[key][1] if key in wanted else None, where)
+        key: _copied(p, key, value, wanted[key][:2] if key in wanted else None, where)
         for key, value in saved.items()
         if key in wanted or key not in foreign
     }
@@ -124,16 +124,23 @@ def _check_number(key: str, value: Any, where: str) -> None:
         )
 
 
-def _copied(p: Tensor, key: str, value: Any, slot: torch.dtype | None, where: str) -> Any:
+def _copied(
+    p: Tensor, key: str, value: Any, stored: tuple[Slot, torch.dtype] | None, where: str
+) -> Any:
     """A copy of one entry: a slot in its dtype and the parameter's layout, or whatever else it is."""
-    if slot is not None and value is not None:
-        if not isinstance(value, Tensor) or value.shape != p.shape:
+    if stored is not None and value is not None:
+        slot, dtype = stored
+        shape = slot.shape(p.shape)
+        if not isinstance(value, Tensor) or value.shape != shape:
             got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
+            needs = f", which needs {shape}" if slot.over is not None else ""
             raise CheckpointError(
                 f"the checkpoint's {key!r} for {where} has {got}, and the parameter has shape "
-                f"{tuple(p.shape)}: the groups hold other parameters, or hold them in another order"
+                f"{tuple(p.shape)}{needs}: the groups hold other parameters, or hold them in another order"
             )
-        return torch.empty_like(p, dtype=slot, requires_grad=False).copy_(value.detach())
+        if slot.over is not None:
+            return torch.empty(shape, dtype=dtype, device=p.device).copy_(value.detach())
+        return torch.empty_like(p, dtype=dtype, requires_grad=False).copy_(value.detach())
     if isinstance(value, Tensor):
         home = p.device if value.ndim and value.device.type != "cpu" else torch.device("cpu")
         return value.detach().to(home, copy=True)

@@ -3,25 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import cached_property
 from typing import Any
 
-from thalweg.engine.ops import OPS, REDUCTIONS, MatrixCall
+from thalweg.engine.ops import FOLDS, OPS, REDUCTIONS, MatrixCall
 
 
 class Lane(IntEnum):
-    """What a value has one of: the lanes are ordered, and a node lives in the highest of its operands'."""
+    """What a value has one of; a node has one of what all its operands are the same for (`join`).
+
+    The last two dimensions of a tensor make its matrices, which have lines (along the last dimension) and
+    columns (along the last but one). A dimension that is not there has size one.
+    """
 
     HOST = 0
     """A number per (group, step count, first): known on the host before anything runs."""
     TENSOR = 1
     """A number per tensor, or one for all: known on the device once reductions below it are done."""
     ROW = 2
-    """A number per row of a tensor (all dimensions but the first)."""
-    ELEMENT = 3
+    """A number per row of a tensor (all dimensions but the first): what a sum over "row" leaves."""
+    MATRIX = 3
+    """A number per matrix."""
+    LINE = 4
+    """A number per line of a matrix: what a sum over -1 leaves."""
+    COLUMN = 5
+    """A number per column of a matrix: what a sum over -2 leaves."""
+    ELEMENT = 6
     """A number per element: what kernels compute."""
+
+
+VECTORS = (Lane.ROW, Lane.MATRIX, Lane.LINE, Lane.COLUMN)
+"""Lanes of several numbers per tensor that are no elements: kernels read them, the scalar lane makes them."""
+LEFT_BY: dict[Any, Lane] = {"row": Lane.ROW, -1: Lane.LINE, -2: Lane.COLUMN}
+"""The lane of what a reduction over this leaves; over anything else it is one number per tensor."""
+
+
+def join(lanes: Iterable[Lane]) -> Lane:
+    """The lane of an operation on these: a line's and a column's number meet in an element."""
+    found = set(lanes)
+    vectors = found.intersection(VECTORS)
+    if Lane.ELEMENT in found or not vectors:
+        return max(found)
+    if len(vectors) == 2 and Lane.ROW not in vectors:
+        vectors.discard(Lane.MATRIX)
+    return vectors.pop() if len(vectors) == 1 else Lane.ELEMENT
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -29,9 +56,9 @@ class Node:
     """One operation. Nodes of one builder are unique, so identity is equality.
 
     Args:
-        op: A row of the vocabulary, or "input", "const", "sum", "max", "matrix".
+        op: A row of the vocabulary, or "input", "const", "sum", "max", "fold_sum", "fold_max", "matrix".
         args: Operands.
-        attr: Of an input (kind, name); of a const its value; of a reduction (over, tag); of a matrix
+        attr: Of an input (kind, name); of a const its value; of a reduction or fold (over, tag); of a matrix
             function the call.
         lane: What there is one value of.
         level: How many reductions and matrix functions lie below it: pass `level` can compute it.
@@ -55,7 +82,8 @@ class Node:
             return repr(self.attr)
         if self.op == "input":
             kind, name = self.attr
-            return f"{kind}.{name}" if name else str(kind)
+            along = f"[{self.lane.name.lower()}]" if self.lane in VECTORS else ""
+            return f"{kind}.{name}{along}" if name else str(kind)
         return f"{self.op}({', '.join(repr(a) if not a.args else a.op for a in self.args)})"
 
 
@@ -79,19 +107,23 @@ class Builder:
 
     def make(self, op: str, *args: Node) -> Node:
         """An operation of the vocabulary."""
-        lane = max(a.lane for a in args)
+        lane = join(a.lane for a in args)
         level = max(a.level for a in args)
         boolean = OPS[op].boolean or (op in ("where", "select") and args[1].boolean)
         return self._node(op, args, None, lane, level, boolean)
 
-    def reduce(self, op: str, arg: Node, over: str, tag: str) -> Node:
-        """A reduction: a value of a lower lane, one level up."""
-        lane = Lane.ROW if over == "row" else Lane.TENSOR
+    def reduce(self, op: str, arg: Node, over: str | int, tag: str) -> Node:
+        """A reduction of elements: a value of a lower lane, one level up."""
+        lane = LEFT_BY.get(over, Lane.TENSOR)
         return self._node(op, (arg,), (over, tag), lane, arg.level + 1, False)
 
     def matrix(self, arg: Node, call: MatrixCall) -> Node:
         """A function of whole matrices: a value per element, one level up."""
         return self._node("matrix", (arg,), call, Lane.ELEMENT, arg.level + 1, False)
+
+    def fold(self, op: str, arg: Node, over: int) -> Node:
+        """A reduction of a number per line or column to one per matrix; no pass is needed for it."""
+        return self._node(op, (arg,), (over, ""), Lane.MATRIX, arg.level, False)
 
     def _node(
         self, op: str, args: tuple[Node, ...], attr: Any, lane: Lane, level: int, boolean: bool
@@ -148,11 +180,13 @@ class Graph:
     Args:
         outputs: What is written.
         streams: Which of the outputs have a number per element ("param" and slots).
+        vectors: The lane of those that have one per line or column (slots again); all others are scalars.
         matrices: Functions of whole matrices, the earlier ones first.
     """
 
     outputs: Mapping[str, Node]
     streams: tuple[str, ...]
+    vectors: Mapping[str, Lane] = field(default_factory=dict)
     matrices: tuple[MatrixStage, ...] = ()
 
     @cached_property
@@ -172,7 +206,7 @@ class Graph:
         for n in self.nodes:
             if n.op in ("const", "input"):
                 continue
-            attr = f" over {n.attr[0]}" if n.op in REDUCTIONS else ""
+            attr = f" over {n.attr[0]}" if n.op in REDUCTIONS or n.op in FOLDS.values() else ""
             lines.append(
                 f"{names[id(n)]} = {n.op}({', '.join(map(operand, n.args))}){attr}"
                 f"  # {n.lane.name.lower()}{f', pass {n.level}' if n.level else ''}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,6 +98,26 @@ def number(group: Group, key: str) -> Any:
         raise StepError(
             f"a group has no {key!r} any more ({name}={group.get(name)!r}); put a number back"
         ) from None
+
+
+def host_number(
+    group: Group, key: str, owners: Iterable[tuple[str, Declared]], dtype: torch.dtype
+) -> float:
+    """A group's number as the host computes with it; None is what its declaration says.
+
+    Args:
+        group: The group.
+        key: The number's name in graphs.
+        owners: The rule and the options, by label.
+        dtype: The parameter's.
+    """
+    value = number(group, key)
+    if value is None:
+        hypers = {hyper_key(h, label): h for label, owner in owners for h in owner.hypers}
+        stands_for = hypers[key].none if key in hypers else None
+        if stands_for is not None:
+            return stands_for(dtype)
+    return as_float(value, key)
 
 
 def as_float(value: Any, key: str) -> float:

@@ -32,7 +32,12 @@ def _bucket(index: int, run: BucketRun) -> str:
     kind, b = run.kind, run.bucket
     groups = ", ".join(map(str, sorted(set(b.groups))))
     parts = " + ".join([kind.rule.name, *(s.name for s in kind.specs if not s.builtin)])
-    stored = ", ".join(f"{stream} {codec.name}" for stream, codec in kind.codecs.items())
+    stored = ", ".join(
+        [
+            *(f"{stream} {codec.name}" for stream, codec in kind.codecs.items()),
+            *(f"{name} per {lane.name.lower()}" for name, lane in kind.graph.vectors.items()),
+        ]
+    )
     return (
         f"bucket {index}: {parts} on {kind.backend} ({kind.reason})\n"
         f"  {len(b.params)} tensors, {sum(b.numel):,} numbers on {kind.device}, groups {groups}\n"

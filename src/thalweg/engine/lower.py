@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from thalweg.engine.graph import Builder, Graph, Lane, MatrixStage, Node, rewrite
-from thalweg.engine.ops import OPS, REDUCTIONS
+from thalweg.engine.graph import Builder, Graph, Lane, MatrixStage, Node, join, rewrite
+from thalweg.engine.ops import FOLDS, OPS, REDUCTIONS
 
 
 def _is(node: Node, value: float) -> bool:
@@ -91,6 +91,8 @@ def _rebuild(
         return builder.const(node.attr)
     if node.op in REDUCTIONS:
         return builder.reduce(node.op, args[0], *node.attr)
+    if node.op in FOLDS.values():
+        return builder.fold(node.op, args[0], node.attr[0])
     return builder.make(node.op, *args)
 
 
@@ -99,7 +101,7 @@ def lower(graph: Graph) -> Graph:
     folder = Folder()
     matrices: list[MatrixStage] = []
     outputs = rewrite(graph.outputs, lambda node, args: _rebuild(folder, node, args, matrices))
-    return Graph(outputs, graph.streams, tuple(matrices))
+    return Graph(outputs, graph.streams, graph.vectors, tuple(matrices))
 
 
 def specialise(outputs: Mapping[str, Node], assumed: Mapping[Node, bool]) -> dict[str, Node]:
@@ -129,6 +131,6 @@ class _Reuse:
             return node
         key = (id(node), *map(id, args))
         if key not in self.known:
-            lane = Lane(max(a.lane for a in args))
+            lane = join(a.lane for a in args)
             self.known[key] = Node(node.op, args, node.attr, lane, node.level, node.boolean)
         return self.known[key]

@@ -23,8 +23,10 @@ from torch import Tensor
 
 from thalweg.errors import TraceError
 
-Over = Literal["row", "tensor", "all"]
-OVERS: tuple[Over, ...] = ("row", "tensor", "all")
+Over = Literal["row", "tensor", "all", -1, -2]
+OVERS: tuple[Over, ...] = ("row", "tensor", "all", -1, -2)
+"""What a sum may run over. "row": all dimensions but the first, a number per index of the first. -1, -2: that
+one dimension, as torch counts them, which keeps a size of one; a dimension that is not there has size one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +134,10 @@ _ROWS = (
         "log", 1, torch.log, _quiet(math.log, -math.inf, math.nan),
         "R(log)({0})", "tl.log({0}.to(tl.float64)).to({0}.dtype)", "_foreach_log", ulps=2,
     ),
+    Op(
+        "atan2", 2, torch.atan2, math.atan2,
+        "R(atan2)({0}, {1})", "angle({0}, {1})", ulps=2,
+    ),
     Op("floor", 1, torch.floor, _scalar_floor, "R(floor)({0})", "tl.floor({0})", "_foreach_floor"),
     Op(
         "sign", 1, torch.sign, lambda a: float((a > 0) - (a < 0)),
@@ -176,9 +182,12 @@ _ROWS = (
 )  # fmt: skip
 
 OPS: dict[str, Op] = {row.name: row for row in _ROWS}
-"""The vocabulary by name. `input`, `const`, `sum` and `max` are nodes of a graph that are no rows."""
+"""The vocabulary by name. `input`, `const`, reductions and folds are nodes of a graph that are no rows."""
 
 REDUCTIONS = ("sum", "max")
+"""Of elements: what a pass adds up."""
+FOLDS = {"sum": "fold_sum", "max": "fold_max"}
+"""Of numbers per line or column, by the reduction that a rule asked for: the scalar lane adds these up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -350,6 +359,11 @@ def log(x: T) -> T:
     return apply("log", x)  # type: ignore[no-any-return]
 
 
+def atan2(y: Any, x: Any) -> Any:
+    """The angle of (x, y), from -pi to pi, within 2 ulps: y / x that is bounded, and 0 where both are 0."""
+    return apply("atan2", y, x)
+
+
 def floor(x: T) -> T:
     """The largest integer not above x."""
     return apply("floor", x)  # type: ignore[no-any-return]
@@ -418,34 +432,41 @@ def clamp(x: Any, low: Any, high: Any) -> Any:
 def sum(x: Any, over: Over = "tensor") -> Any:
     """The sum over the rows (all dimensions but the first), the tensor, or all tensors of the optimizer.
 
-    One order at any thread count: blocks of 4096 elements in storage order, 16 float64 lanes each,
-    folded by halves, then a binary tree over the blocks.
+    `over=-1` and `over=-2` sum over the last and the last but one dimension alone, as torch's
+    `dim=..., keepdim=True`: a number per line, or per column, of the matrices that the last two dimensions
+    make. What such a sum leaves may itself be summed over the other of the two: a number per matrix.
+
+    One order at any thread count, stated in `engine/sums.py`.
     """
     return _reduce("sum", x, over)
 
 
 def max(x: Any, over: Over = "tensor") -> Any:
-    """The largest element over the rows, the tensor, or all tensors of the optimizer; NaN if any is."""
+    """The largest element over what `sum` sums over; NaN if any is."""
     return _reduce("max", x, over)
 
 
 def norm(x: Any, over: Over = "tensor") -> Any:
-    """The Euclidean norm over the rows, the tensor, or all tensors of the optimizer."""
+    """The Euclidean norm over what `sum` sums over."""
     return sqrt(sum(x * x, over))
 
 
 def mean(x: Any, over: Over = "tensor") -> Any:
-    """The mean over the rows, the tensor, or all tensors of the optimizer."""
-    if isinstance(x, Tensor):
-        return _reduce("sum", x, over) / (x.numel() if over != "row" else x.numel() // x.shape[0])
+    """The mean over what `sum` sums over."""
     return sum(x, over) / count(x, over)
 
 
 def count(x: Any, over: Over = "tensor") -> Any:
-    """How many elements a row, the tensor, or all tensors of the optimizer have."""
+    """How many elements of a tensor `sum` adds up: those of a row, the tensor, all, a dimension."""
     if isinstance(x, Traced):
         return x._record("count", x, over)
-    return x.numel() if over != "row" else x.numel() // x.shape[0]
+    return math.prod(x.shape[d] for d in _dimensions(x, over))
+
+
+def _dimensions(x: Tensor, over: Over) -> tuple[int, ...]:
+    if over == -1 or over == -2:
+        return (x.ndim + over,) if x.ndim >= -over else ()
+    return tuple(range(1 if over == "row" else 0, x.ndim))
 
 
 def matrix(
@@ -474,21 +495,17 @@ def matrix(
 
 def _reduce(op: str, x: Any, over: Over) -> Any:
     if over not in OVERS:
-        raise TraceError(f"{op}(x, over={over!r}): over is one of {', '.join(OVERS)}")
+        raise TraceError(f"{op}(x, over={over!r}): over is one of {', '.join(map(repr, OVERS))}")
     if isinstance(x, Traced):
         return x._record(op, x, over)
-    dims = tuple(range(1, x.ndim)) if over == "row" else tuple(range(x.ndim))
-    values = x.double()
+    dims, values = _dimensions(x, over), x.double()
     if not dims:
         return values
-    return (
-        values.sum(dims, keepdim=over == "row")
-        if op == "sum"
-        else values.amax(dims, keepdim=over == "row")
-    )
+    kept = over not in ("tensor", "all")
+    return values.sum(dims, keepdim=kept) if op == "sum" else values.amax(dims, keepdim=kept)
 
 
 VOCABULARY = (
-    "sqrt", "exp", "log", "floor", "abs", "sign", "maximum", "minimum", "isfinite", "where", "lerp",
+    "sqrt", "exp", "log", "atan2", "floor", "abs", "sign", "maximum", "minimum", "isfinite", "where", "lerp",
     "as_stored", "clamp", "sum", "max", "norm", "mean", "count", "matrix",
 )  # fmt: skip

@@ -22,6 +22,8 @@ from thalweg.engine.arguments import (
     taken_at_construction,
 )
 from thalweg.engine.averages import TRAINING, WEIGHTS, average_of, keeps_average
+from thalweg.engine.backends.choice import check_fusable
+from thalweg.engine.backends.toolchain import step_threads
 from thalweg.engine.checkpoint import check_groups, loaded_state, merged_group
 from thalweg.engine.groups import graph_of, resolve, wanted_slots
 from thalweg.engine.option import Option, check_options, find_option
@@ -32,7 +34,6 @@ from thalweg.engine.state import Missing, make_slots, scalar_dtype, slots_of
 from thalweg.engine.trace import hyper_key
 from thalweg.errors import (
     ArgumentError,
-    BackendError,
     CheckpointError,
     StepError,
 )
@@ -148,14 +149,9 @@ class Optimizer(Strict, torch.optim.Optimizer):
         for p in {min(p.ndim, 2): p for p in group["params"]}.values():
             graph_of(resolved, resolved.setting(p, frozenset()))
         for p in group["params"] if group["fused"] else ():
-            if not (p.is_floating_point() or p.is_complex()) or p.device.type not in (
-                "cpu",
-                "cuda",
-            ):
-                raise BackendError(
-                    "`fused=True` requires all the params to be floating point Tensors of supported "
-                    f"devices: ['cpu', 'cuda'], but {p.dtype} on {p.device.type} was found"
-                )
+            # Parameters without storage may get it before the first step (`model.to_empty`).
+            if p.device.type != "meta":
+                check_fusable(p.dtype, p.device)
 
     def _own_keys(self, param_group: dict[str, Any]) -> dict[str, Any]:
         """A group's own keys as plain values: options dissolved, and all numbers of a rule of its own."""
@@ -214,7 +210,7 @@ class Optimizer(Strict, torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         self._check_training("step()")
-        with torch.set_grad_enabled(bool(self.defaults["differentiable"])):
+        with torch.set_grad_enabled(bool(self.defaults["differentiable"])), step_threads():
             self._advance()
         return loss
 

@@ -193,7 +193,7 @@ class Option:
                 if complaint:
                     raise ArgumentError(
                         f"{complaint}. {type(self).__name__} needs {declared.range}; "
-                        f"typical: {declared.default:g}."
+                        f"typical: {declared.typical}."
                     )
                 found[declared.place(self.spec.name)[0]] = value
             else:

@@ -2,8 +2,8 @@
 
 Pass k computes the elements that have k reductions below them. Every pass but the last writes nothing
 except partial sums, and what functions of whole matrices work on; parameters, slots and scalars are
-written in the last one, recomputed from old values. Reductions over rows sweep row by row, so at one
-level they are a program of their own.
+written in the last one, recomputed from old values. Reductions over rows, lines and columns sweep in
+their own way, so at one level each is a program of its own.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Union
 
-from thalweg.engine.graph import Graph, Lane, MatrixStage, Node, topological
+from thalweg.engine.graph import LEFT_BY, VECTORS, Graph, Lane, MatrixStage, Node, topological
 from thalweg.engine.lower import specialise
 from thalweg.engine.ops import REDUCTIONS
 
@@ -79,16 +79,21 @@ class Program:
     Args:
         tree: What to do, under which scalar conditions.
         reductions: The reduction nodes whose partial sums it makes, in the order of `Body.reduced`.
-        by_row: Whether it sweeps row by row.
+        sweep: How it goes: by LINE or ROW, one after another, by COLUMN, or through all elements (ELEMENT).
         is_last: Whether it writes parameters and slots.
         matrices: What is to be done to whole matrices after it.
     """
 
     tree: Tree
     reductions: tuple[Node, ...]
-    by_row: bool
+    sweep: Lane
     is_last: bool
     matrices: tuple[MatrixStage, ...] = ()
+
+    @property
+    def by_row(self) -> bool:
+        """Whether each row, or line, is a stretch that is reduced by itself."""
+        return self.sweep in (Lane.ROW, Lane.LINE)
 
     @cached_property
     def loads(self) -> tuple[str, ...]:
@@ -111,9 +116,18 @@ class Program:
         return _unique((*conditions(self.tree), *(n for n in self._outside() if n.is_scalar)))
 
     @cached_property
-    def row_columns(self) -> tuple[Node, ...]:
-        """Numbers that it needs per row."""
-        return _unique(n for n in self._outside() if n.lane == Lane.ROW)
+    def vectors(self) -> tuple[Node, ...]:
+        """Numbers that it needs per row, matrix, line or column."""
+        return _unique(n for n in self._outside() if n.lane in VECTORS)
+
+    def along(self, lane: Lane) -> tuple[Node, ...]:
+        """Those of a lane."""
+        return tuple(n for n in self.vectors if n.lane == lane)
+
+    @property
+    def lanes(self) -> frozenset[Lane]:
+        """By what, smaller than tensors, it goes or reads numbers."""
+        return frozenset((self.sweep, *(n.lane for n in self.vectors))) - {Lane.ELEMENT}
 
     def _outside(self) -> Iterator[Node]:
         for body in bodies(self.tree):
@@ -141,18 +155,19 @@ def split(graph: Graph) -> tuple[Program, ...]:
     programs = []
     for level in range(last + 1):
         here = [r for r in reductions if r.args[0].level == level]
-        by_row = tuple(r for r in here if r.attr[0] == "row")
-        flat = tuple(r for r in here if r.attr[0] != "row")
-        if by_row:
-            programs.append(_program({}, by_row, by_row=True, is_last=False))
+        for sweep in (Lane.ROW, Lane.LINE, Lane.COLUMN):
+            found = tuple(r for r in here if r.lane == sweep)
+            if found:
+                programs.append(_program({}, found, sweep, is_last=False))
+        flat = tuple(r for r in here if r.lane not in LEFT_BY.values())
         if level == last:
-            programs.append(_program(elements, flat, by_row=False, is_last=True))
+            programs.append(_program(elements, flat, Lane.ELEMENT, is_last=True))
         else:
             matrices = tuple(m for m in graph.matrices if m.source.level == level)
             kept = {m.stream: m.source for m in matrices}
             if flat or kept:
                 programs.append(
-                    _program(kept, flat, by_row=False, is_last=False, matrices=matrices)
+                    _program(kept, flat, Lane.ELEMENT, is_last=False, matrices=matrices)
                 )
     return tuple(programs)
 
@@ -160,13 +175,13 @@ def split(graph: Graph) -> tuple[Program, ...]:
 def _program(
     stores: Mapping[str, Node],
     reductions: tuple[Node, ...],
+    sweep: Lane,
     *,
-    by_row: bool,
     is_last: bool,
     matrices: tuple[MatrixStage, ...] = (),
 ) -> Program:
     roots = dict(stores) | {f"{i}": r.args[0] for i, r in enumerate(reductions)}
-    return Program(_grow(roots, len(reductions), [1]), reductions, by_row, is_last, matrices)
+    return Program(_grow(roots, len(reductions), [1]), reductions, sweep, is_last, matrices)
 
 
 def _grow(roots: Mapping[str, Node], reduced: int, leaves: list[int]) -> Tree:

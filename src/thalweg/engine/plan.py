@@ -15,10 +15,12 @@ from torch import Tensor
 
 from thalweg.engine.backends import Bound, Numbers, upload
 from thalweg.engine.graph import Lane, Node
-from thalweg.engine.groups import Resolved, as_float, number, resolve
+from thalweg.engine.groups import Resolved, host_number, number, resolve
 from thalweg.engine.rule import Group
-from thalweg.engine.scalars import DeviceScalars, HostScalars, tree_sum
-from thalweg.engine.tables import Bucket, Watch, same_objects, with_gradient
+from thalweg.engine.scalars import DeviceScalars, HostScalars
+from thalweg.engine.state import counting_dtype
+from thalweg.engine.sums import tree_sum
+from thalweg.engine.tables import Bucket, Kind, Watch, same_objects, with_gradient
 from thalweg.engine.trace import shared_scalars
 
 
@@ -47,9 +49,7 @@ class BucketRun:
         graph = self.kind.graph
         self.shared = shared_scalars(self.kind.rule, self.kind.specs)
         self.written = {n: x for n, x in graph.outputs.items() if n not in graph.streams}
-        wanted = [[*p.columns, *p.row_columns] for p in self.kind.programs] + [
-            [*self.written.values()]
-        ]
+        wanted = [[*p.columns, *p.vectors] for p in self.kind.programs] + [[*self.written.values()]]
         self.device = [DeviceScalars([n for n in w if n.lane != Lane.HOST]) for w in wanted]
         below = [n for d in self.device for n in d.host]
         here = [n for w in wanted for n in w if n.lane == Lane.HOST]
@@ -64,6 +64,16 @@ class BucketRun:
         counts = self.bucket.scalars.get("step")
         return None if counts is None else counts.read()
 
+    @property
+    def has_outgrown(self) -> bool:
+        """Whether some count has come to where its vector's dtype soon stops counting."""
+        counts = self.bucket.scalars.get("step")
+        largest = max((row.t for row in self.rows), default=0.0)
+        return (
+            counts is not None
+            and counting_dtype(counts.vector.dtype, largest) != counts.vector.dtype
+        )
+
     def take(self, grads: list[Tensor], moved: bool) -> None:
         """Use these gradients in this step; those of another layout are copied to the parameter's."""
         self.bucket.grads[:] = grads
@@ -77,7 +87,7 @@ class BucketRun:
         """Read every number of the groups and compute every host scalar: what can fail, before any write."""
         self.position = 0
         self._number_rows()
-        by_row = [self.scalars(_reader(groups[row.group], row)) for row in self.rows]
+        by_row = [self.scalars(_reader(groups[row.group], row, self.kind)) for row in self.rows]
         self.host = (
             dict(zip(self.scalars.wanted, zip(*by_row, strict=True), strict=True))
             if self.scalars.wanted
@@ -100,7 +110,7 @@ class BucketRun:
         self.rows = [Row(*key) for key in places]
 
     def _numbers(self, index: int) -> Numbers:
-        device = self.device[index](self.known, lambda: self.bucket.row_tensor)
+        device = self.device[index](self.known, self.bucket.extents)
         return Numbers(self.row_of, self.host, device)
 
     def advance(self) -> list[tuple[Node, Tensor]]:
@@ -125,6 +135,8 @@ class BucketRun:
         for name, node in self.written.items():
             if name in self.shared:
                 self._share(name, node, numbers, groups)
+            elif name in self.kind.graph.vectors:
+                self._write_vector(name, node, numbers)
             elif node.lane != Lane.HOST:
                 self.bucket.scalars[name].write(numbers.device[node].expand(count))
             elif node.op != "input":  # the plain count is added below
@@ -132,6 +144,7 @@ class BucketRun:
                 scalars = self.bucket.scalars[name]
                 scalars.write(upload(values, torch.float64, scalars.vector.device))
         self._count()
+        self.known = {}  # vectors are not kept between steps
         self.bucket.first = [False] * count
 
     def _share(
@@ -145,6 +158,20 @@ class BucketRun:
         for g, x in found.items():
             on_device = isinstance(x, Tensor) and x.device.type != "cpu"
             groups[g][name] = torch.clone(cast("Tensor", x)) if on_device else float(x)
+
+    def _write_vector(self, name: str, node: Node, numbers: Numbers) -> None:
+        """Write a slot that has a number per line or column, in all tensors."""
+        if node.attr == ("slot", name):
+            return
+        extents, lane = self.bucket.extents, self.kind.graph.vectors[name]
+        x = self._per_tensor(self.host[node]) if node.lane == Lane.HOST else numbers.device[node]
+        x = extents.lift(x, node.lane, lane).expand(extents.total[lane])
+        slots = [slot.view(-1) for slot in self.bucket.slots[name]]
+        if self.kind.layout == "differentiable":
+            for slot, part in zip(slots, extents.parts_of(x, lane), strict=True):
+                slot.copy_(part)
+        else:
+            torch._foreach_copy_(slots, list(extents.parts_of(x, lane)))
 
     def _count(self) -> None:
         """Count the step, and keep the rows if all counts went up together."""
@@ -165,12 +192,23 @@ class BucketRun:
         """A vector that only the device knows: a count, a scalar of the state, a tensor of the group."""
         kind, name = node.attr
         bucket, device = self.bucket, self.kind.device
+        if kind == "slot":
+            return torch.cat([x.view(-1) for x in bucket.slots[name]]).double()
         if kind == "t":
             return bucket.scalars["step"].read().double() + 1.0
         if kind == "scalar":
-            return bucket.scalars[name].read()
+            x = bucket.scalars[name].read()
+            # What autograd saves of it must outlast the write at the end of the step.
+            return x.clone() if self.kind.layout == "differentiable" else x
         if kind == "count":
-            counts = {"tensor": bucket.numel, "row": bucket.row_size, "all": [self.total]}[name]
+            size = bucket.extents.size
+            counts = {
+                "tensor": bucket.numel,
+                "row": size[Lane.ROW],
+                "-1": size[Lane.LINE],
+                "-2": size[Lane.COLUMN],
+                "all": [self.total],
+            }[name]
             return upload(counts, torch.float64, device)
         used = dict.fromkeys(bucket.groups)
         place = {g: i for i, g in enumerate(used)}
@@ -193,11 +231,12 @@ def _is_frozen(x: Any) -> bool:
     return x is None or isinstance(x, (bool, int, float, str))
 
 
-def _reader(group: Group, row: Row) -> Callable[[tuple[str, str]], float]:
+def _reader(group: Group, row: Row, of: Kind) -> Callable[[tuple[str, str]], float]:
     def read(source: tuple[str, str]) -> float:
         kind, name = source
         if kind == "hyper":
-            return as_float(number(group, name), name)
+            owners = [("", of.rule), *((spec.name, spec) for spec in of.specs)]
+            return host_number(group, name, owners, of.parameter)
         return {"t": row.t, "first": float(row.first)}[kind]
 
     return read
@@ -230,6 +269,8 @@ class Plan:
     def fits(self, groups: Sequence[Group], state: Mapping[Tensor, Any]) -> bool:
         """Check everything, and take this step's gradients if it still fits."""
         if not all(map(self._group_holds, range(len(groups)), groups)):
+            return False
+        if any(r.has_outgrown for r in self.runs):
             return False
         found = self.watch.gradients(groups, state)
         if found is None:

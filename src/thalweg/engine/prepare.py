@@ -30,6 +30,7 @@ from thalweg.engine.state import (
     ParameterState,
     elements_of_one,
     is_dense,
+    lines_are_innermost,
     make_slots,
     rows_are_outermost,
     same_layout,
@@ -85,9 +86,10 @@ class Family:
         return [s.name for s in self.resolved.rule.slots if s.name in self.wanted] or ["step"]
 
     @cached_property
-    def needs_rows(self) -> bool:
-        """Whether a kernel must find each row in one stretch."""
-        return bool(self.graph.matrices) or any(q.by_row or q.row_columns for q in self.programs)
+    def lanes(self) -> frozenset[Lane]:
+        """What a kernel must find in its place: rows, or matrices, lines and columns."""
+        whole = {Lane.ROW} if self.graph.matrices else set()
+        return frozenset(whole).union(*(q.lanes for q in self.programs))
 
     @cached_property
     def takes_rows(self) -> bool:
@@ -98,7 +100,9 @@ class Family:
         if len(self.graph.outputs) != 1 or out.op != "sub" or out.args[0].attr != ("param", ""):
             return False
         below = topological(out.args[1:])
-        return not any(n.attr == ("param", "") or n.lane in (Lane.TENSOR, Lane.ROW) for n in below)
+        return not any(
+            n.attr == ("param", "") or n.lane not in (Lane.HOST, Lane.ELEMENT) for n in below
+        )
 
     def layout(self, p: Tensor, *, by_rows: bool) -> str:
         """How a kernel finds the parameter's elements."""
@@ -106,7 +110,8 @@ class Family:
             return "differentiable"
         if by_rows:
             return "rows"
-        flat = is_dense(p) and (not self.needs_rows or rows_are_outermost(p))
+        flat = is_dense(p) and (Lane.ROW not in self.lanes or rows_are_outermost(p))
+        flat = flat and (self.lanes <= {Lane.ROW} or lines_are_innermost(p))
         return "dense" if flat else "strided"
 
 
@@ -155,13 +160,16 @@ class Preparation:
         _check_parameter(p, where)
         _check_gradient(grad, p, where)
         family = self._family(index, p)
-        if p.is_complex() and family.needs_rows:
-            raise StepError(
-                f"{where} is complex, and a row or a matrix would mix real and imaginary parts"
-            )
         if p.ndim < 2 and family.graph.matrices:
             raise StepError(f"{where} has shape {tuple(p.shape)}, and the update works on matrices")
         rule = family.resolved.rule
+        if p.is_complex() and rule.refuses_complex:
+            raise StepError(f"{rule.refuses_complex}: {where} is complex")
+        if p.is_complex() and family.lanes:
+            raise StepError(
+                f"{where} is complex, and rows, lines, columns or matrices would mix real and "
+                "imaginary parts"
+            )
         sparse = grad.layout != torch.strided
         if sparse and not rule.sparse:
             raise StepError(
@@ -171,7 +179,7 @@ class Preparation:
         if not sparse and rule.refuses_dense:
             raise StepError(f"{rule.refuses_dense}: {where} has one")
         by_rows = sparse and grad.sparse_dim() > 0 and family.takes_rows and not p.is_complex()
-        by_rows = by_rows and not family.needs_rows  # a row's sum is of all of it
+        by_rows = by_rows and not family.lanes  # a row's sum is of all of it
         if sparse and rule.sparse == "rows" and not by_rows:
             raise StepError(
                 f"{where} has a sparse gradient that cannot be taken row by row: it is complex, has no "
@@ -203,15 +211,16 @@ class Preparation:
         layout: str,
         where: str,
     ) -> tuple[Kind, ModuleType]:
-        dtypes = (p.dtype, grad.dtype, *(x.dtype for x in state.slots.values()))
+        slots = {k: x for k, x in state.slots.items() if k not in family.graph.vectors}
+        dtypes = (p.dtype, grad.dtype, *(x.dtype for x in slots.values()))
         flags = {f"use_{name}": family.group.get(name) for name in ("foreach", "fused")}
         owners = (family.resolved.rule, family.resolved.specs)  # two rules may have one text
         key = (family.graph, owners, dtypes, p.device, layout, *flags.values())
         if key not in self.kinds:
             try:
-                codecs = dict(
-                    zip(("param", "grad", *state.slots), map(codec_of, dtypes), strict=True)
-                )
+                if flags["use_fused"]:
+                    choice.check_fusable(p.dtype, p.device)
+                codecs = dict(zip(("param", "grad", *slots), map(codec_of, dtypes), strict=True))
                 module, reason = choice.choose(layout, p.device, **flags)
             except ArgumentError as e:
                 raise StepError(f"{where}: {e}") from None
@@ -264,7 +273,7 @@ class Preparation:
         return list(drafts.values())
 
     def _run(self, draft: Draft) -> BucketRun:
-        for key in draft.bucket.kind.slots:
+        for key in draft.entries[0].state.slots:
             self._slots(draft, key)
         self.pending += [(e.p, e.state.pending) for e in draft.entries if e.state.pending]
         bucket = draft.bucket
@@ -279,7 +288,8 @@ class Preparation:
         """Make what is missing of a slot."""
         without = {e: x for e in draft.entries if isinstance(x := e.state.slots[key], Missing)}
         if without:
-            dense = draft.bucket.kind.layout == "dense"
+            kind = draft.bucket.kind
+            dense = kind.layout == "dense" and key not in kind.graph.vectors
             made = make_slots([e.p for e in without], list(without.values()), dense=dense)
             for e, new in zip(without, made, strict=True):
                 e.state.slots[key] = e.state.pending[key] = new
@@ -290,15 +300,14 @@ class Preparation:
 
         Parameters that have no gradient now stay in it: whichever have one next time, the vector serves.
         """
-        wanted: dict[tuple[str, torch.device, bool], dict[Entry, float]] = {}
+        wanted: dict[tuple[str, torch.device, bool], dict[Entry, float | Tensor]] = {}
         for draft in drafts:
             kind = draft.bucket.kind
             for key, (label, owner, scalar) in _scalars(kind).items():
                 at_home = key != "step" or "t" in kind.setting.on_device
                 device = kind.device if at_home else torch.device("cpu")
                 for e in draft.entries:
-                    start = initial_value(owner, label, scalar.init, self.groups[e.group])
-                    start = float(e.state.is_new) if key == FRESH else start
+                    start = self._start(key, label, owner, scalar, e)
                     wanted.setdefault((key, device, scalar.wide), {})[e] = start
         for (key, device, wide), starts in wanted.items():
             views = self._views(key, device, starts, wide=wide)
@@ -307,8 +316,19 @@ class Preparation:
                 if own and (scalars := elements_of_one(own, device)) is not None:
                     draft.bucket.scalars[key] = scalars
 
+    def _start(
+        self, key: str, label: str, owner: Declared, scalar: Scalar, e: Entry
+    ) -> float | Tensor:
+        """What a scalar begins as; still a tensor where autograd differentiates the step by it."""
+        group = self.groups[e.group]
+        if key == FRESH:
+            return float(e.state.is_new)
+        if scalar.init == "lr" and e.kind.layout == "differentiable":
+            return cast("float | Tensor", group["lr"])
+        return initial_value(owner, label, scalar.init, group)
+
     def _views(
-        self, key: str, device: torch.device, starts: Mapping[Entry, float], *, wide: bool
+        self, key: str, device: torch.device, starts: Mapping[Entry, float | Tensor], *, wide: bool
     ) -> dict[Tensor, Tensor]:
         """A scalar of these parameters, as elements of one vector."""
         there = {e.p: self.state.get(e.p, {}).get(key) for e in starts}

@@ -5,11 +5,11 @@ from __future__ import annotations
 import inspect
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, overload
 
-from torch import Tensor
+from torch import Tensor, dtype
 
 from thalweg.errors import ArgumentError, DeclarationError, suggest
 
@@ -36,8 +36,10 @@ class Slot:
     Args:
         name: Its key in `optimizer.state[p]` (an option's slot: `<option>_<name>`).
         init: A number, "param" or "grad" (a copy taken when state is created), or "lr" or a hyper's name.
-        when: Name of a switch; without it set the slot does not exist and the rule sees None.
+        when: Name of a switch, or "not" and its name; else the slot does not exist and the rule sees None.
         signed: False where values are never negative (what a compressed storage may use).
+        over: -1 or -2 where it holds what a sum over that dimension leaves: a number per line, or per column,
+            of the parameter's matrices. It has a single element in that dimension, as in torch.
         follows: Of a rule's slot: how it follows the parameter, (new p, slot, *, numbers) -> slot, called
             after every option; the rule itself neither sees nor returns such a slot.
     """
@@ -47,6 +49,25 @@ class Slot:
     when: str | None = None
     signed: bool = True
     follows: Callable[..., Any] | None = None
+    over: Literal[-1, -2] | None = None
+
+    def exists(self, is_on: Callable[[str], Any]) -> bool:
+        """Whether it exists, where `is_on` tells of a switch's name whether that is on."""
+        if self.when is None:
+            return True
+        return bool(is_on(self.switch)) != self.when.startswith("not ")
+
+    @property
+    def switch(self) -> str:
+        """The name of the switch in `when`."""
+        return (self.when or "").removeprefix("not ")
+
+    def shape(self, parameter: Sequence[int]) -> tuple[int, ...]:
+        """Its shape beside a parameter of that shape."""
+        size = list(parameter)
+        if self.over is not None and len(size) >= -self.over:
+            size[self.over] = 1
+        return tuple(size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +109,11 @@ class Hyper:
         derived: Whether the option that declares it fills it in, so that nobody passes it.
         says: The sentence that torch begins its error with, if not "Invalid <name> value".
         jointly: Whether that sentence goes on with every value of the group's key, as for "etas".
+        none: What None stands for, by the parameter's dtype; without it None is no number.
     """
 
     name: str
-    default: float
+    default: float | None
     low: float | None = None
     above: float | None = None
     high: float | None = None
@@ -101,9 +123,14 @@ class Hyper:
     derived: bool = False
     says: str | None = None
     jointly: bool = False
+    none: Callable[[dtype], float] | None = None
 
     def __post_init__(self) -> None:
-        if not self._allows(self.default):
+        if self.default is None and self.none is None:
+            raise DeclarationError(
+                f"Hyper {self.name!r}: default None, without none= to say what it stands for"
+            )
+        if self.default is not None and not self._allows(self.default):
             raise DeclarationError(
                 f"Hyper {self.name!r}: default {self.default!r} is not in {self.range}"
             )
@@ -134,6 +161,11 @@ class Hyper:
         )
         return f"{left}, {right}" + (", whole numbers" if self.integer else "")
 
+    @property
+    def typical(self) -> str:
+        """The default, as messages say it."""
+        return "None" if self.default is None else f"{self.default:g}"
+
     def complaint(self, value: Any, together: Any = ()) -> str | None:
         """The sentence to begin an error with if the value is not allowed, else None.
 
@@ -141,6 +173,8 @@ class Hyper:
             value: The number.
             together: What the group's key holds, for sentences that tell all of it.
         """
+        if value is None and self.none is not None:
+            return None
         number = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
         if (
             isinstance(number, (int, float))
@@ -189,9 +223,17 @@ class Switch:
         return self.read is not None or self.min_ndim is not None
 
 
-def nonzero(key: str) -> Callable[[Group], bool]:
+@dataclass(frozen=True, slots=True)
+class nonzero:  # noqa: N801 - it reads as a function: read=nonzero("momentum")
     """A switch that is on while the group's number is not zero."""
-    return lambda group: bool(group.get(key, 0) != 0)
+
+    key: str
+
+    def __call__(self, group: Group) -> bool:
+        return bool(group.get(self.key, 0) != 0)
+
+    def __str__(self) -> str:
+        return f"{self.key} != 0"
 
 
 def returns_step(group: Group) -> bool:
@@ -264,9 +306,14 @@ class Declared:
                 )
         switches = {s.name for s in self.switches}
         for slot in self.slots:
-            if slot.when is not None and slot.when not in switches:
+            if slot.when is not None and slot.switch not in switches:
                 raise DeclarationError(
                     f"{self.name}: slot {slot.name!r} has when={slot.when!r}, which is no declared switch"
+                )
+            if slot.over not in (None, -1, -2) or (slot.over and slot.init in ("param", "grad")):
+                raise DeclarationError(
+                    f"{self.name}: slot {slot.name!r} has over={slot.over!r}, init={slot.init!r}; over is "
+                    "-1 or -2, and such a slot begins with a number"
                 )
 
 
@@ -311,7 +358,7 @@ def read_signature(
 
 def check_used(owner: Declared, asked: frozenset[str]) -> None:
     """Refuse a declaration that nothing uses: it is a misspelling more often than not."""
-    used = asked | {s.when for s in owner.slots} | {s.init for s in owner.slots}
+    used = asked | {s.switch for s in owner.slots} | {s.init for s in owner.slots}
     used |= {s.init for s in owner.scalars}
     for name in set(owner.names()) - {s.name for s in owner.slots} - {"step"} - used:
         raise DeclarationError(
@@ -329,11 +376,13 @@ class Rule(Declared):
             without gradient stay as they are anyway. "rows": they stay as they are by definition.
         refuses_sparse: The sentence where it does not; torch's own where torch has one.
         refuses_dense: The sentence to refuse dense gradients with, if it does.
+        refuses_complex: The sentence with which complex parameters are refused, if they are.
         decay: The style that `weight_decay` has where the user does not choose one.
         check: Looks at a group's numbers together and returns a complaint or None.
         says: Sentences to begin errors with about numbers that every optimizer has: "lr", "weight_decay".
         lr_scale: Name of a scalar that multiplies lr where decay uses it: a rule that finds its own rate.
         refuses: Names of options that do not go around it, and why; all others do.
+        advice: How its authors set its numbers, for who comes from AdamW; with its source.
         averages: Name of the slot that holds an average of the weights (`optimizer.averaged()`).
         at_construction: Keys that a group gets from its own numbers when it is added.
     """
@@ -344,10 +393,12 @@ class Rule(Declared):
     refuses_dense: str = ""
     decay: str = "decoupled"
     check: Callable[[Mapping[str, Any]], str | None] | None = None
+    refuses_complex: str = ""
     says: Mapping[str, str] = field(default_factory=dict)
     lr_scale: str | None = None
     refuses: Mapping[str, str] = field(default_factory=dict)
     at_construction: Callable[[Group], dict[str, Any]] | None = None
+    advice: str = ""
     asks: frozenset[str] = frozenset()
     averages: str | None = None
     key: str = ""
@@ -431,8 +482,10 @@ def rule(
     says: Mapping[str, str] | None = ...,
     lr_scale: str | None = ...,
     refuses: Mapping[str, str] | None = ...,
+    advice: str = ...,
     averages: str | None = ...,
     at_construction: Callable[[Group], dict[str, Any]] | None = ...,
+    refuses_complex: str = ...,
 ) -> Callable[[Callable[..., Any]], Rule]: ...
 
 
@@ -454,8 +507,10 @@ def rule(
     says: Mapping[str, str] | None = None,
     lr_scale: str | None = None,
     refuses: Mapping[str, str] | None = None,
+    advice: str = "",
     averages: str | None = None,
     at_construction: Callable[[Group], dict[str, Any]] | None = None,
+    refuses_complex: str = "",
 ) -> Rule | Callable[[Callable[..., Any]], Rule]:
     """Declare an update rule.
 
@@ -481,8 +536,10 @@ def rule(
         says: Sentences to begin errors with about "lr" and "weight_decay", where torch has its own.
         lr_scale: Name of a scalar that multiplies lr where decay uses it.
         refuses: Names of options that do not go around it, and why.
+        advice: How its authors set its numbers, for who comes from AdamW; with its source.
         averages: Name of the slot that holds an average of the weights.
         at_construction: Keys that a group gets from its own numbers when it is added.
+        refuses_complex: The sentence with which complex parameters are refused, if they are.
 
     Raises:
         DeclarationError: The function's signature disagrees with the declaration.
@@ -490,21 +547,23 @@ def rule(
 
     def declare(function: Callable[..., Any]) -> Rule:
         new = Rule(
-            name or function.__name__,
-            slots,
-            scalars,
-            hypers,
-            switches,
-            paper,
-            function,
-            sparse,
-            refuses_sparse,
-            refuses_dense,
-            decay,
-            check,
-            says or {},
-            lr_scale,
-            refuses or {},
+            name=name or function.__name__,
+            slots=slots,
+            scalars=scalars,
+            hypers=hypers,
+            switches=switches,
+            paper=paper,
+            function=function,
+            sparse=sparse,
+            refuses_sparse=refuses_sparse,
+            refuses_dense=refuses_dense,
+            refuses_complex=refuses_complex,
+            decay=decay,
+            check=check,
+            says=says or {},
+            lr_scale=lr_scale,
+            refuses=refuses or {},
+            advice=advice,
             averages=averages,
             at_construction=at_construction,
         )

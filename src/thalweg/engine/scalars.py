@@ -2,24 +2,21 @@
 
 Host scalars (hyper-parameters, step counts, what follows from them) are Python floats, computed once per
 row of a table: a row per distinct (group, step count, first). Scalars that depend on a reduction, or on a
-tensor that only the device holds, are float64 tensors with an entry per tensor or per row of a tensor;
-nothing synchronises.
+tensor that only the device holds, are float64 tensors with an entry per tensor; so are numbers per row,
+matrix, line or column, slots that hold such numbers among them. Nothing synchronises.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, MutableMapping, Sequence
 
-import torch
 from torch import Tensor
 
+from thalweg.engine.extents import Extents
 from thalweg.engine.graph import Lane, Node, topological
-from thalweg.engine.ops import OPS, REDUCTIONS
+from thalweg.engine.ops import FOLDS, OPS, REDUCTIONS
 
-SUM_BLOCK = 4096
-"""Elements that one partial sum covers, in every backend that promises the same bits."""
-LANES = 16
-"""Accumulators of a partial sum."""
+_FOLDED = {fold: op for op, fold in FOLDS.items()}
 
 
 class HostScalars:
@@ -49,7 +46,7 @@ class HostScalars:
 
 
 class DeviceScalars:
-    """Evaluates nodes of the tensor and row lanes as float64 vectors.
+    """Evaluates nodes between the host's and the elements' lane as float64 vectors.
 
     Args:
         wanted: The nodes.
@@ -63,28 +60,27 @@ class DeviceScalars:
         self.inputs = tuple(n for n in self._order if n.op == "input" and n.lane != Lane.HOST)
 
     def __call__(
-        self, known: Mapping[Node, Tensor], row_tensor: Callable[[], Tensor]
+        self, values: MutableMapping[Node, Tensor], extents: Extents
     ) -> dict[Node, Tensor]:
         """Compute the wanted nodes.
 
         Args:
-            known: Host nodes (0-dim or one entry per tensor), inputs, and reductions.
-            row_tensor: Gives, per row, the index of its tensor: how a tensor's number reaches its rows.
+            values: Host nodes (0-dim or one entry per tensor), inputs, and reductions; what is computed on
+                the way is added, since nothing that it depends on changes within a step.
+            extents: How a tensor's number reaches its rows, lines, columns.
         """
-        values = dict(known)
         for node in self._order:
             if node in values:
                 continue
-            args = [self._in_lane(values[a], a, node, row_tensor) for a in node.args]
-            like = args[1:] if node.op == "stored" else []  # asked for its dtype alone
-            values[node] = _vector_op(node.op, [*map(_wide, args[: len(args) - len(like)]), *like])
+            if node.op in _FOLDED:
+                (arg,) = node.args
+                values[node] = extents.fold(_wide(values[arg]), arg.lane, _FOLDED[node.op])
+            else:
+                args = [extents.lift(values[a], a.lane, node.lane) for a in node.args]
+                like = args[1:] if node.op == "stored" else []  # asked for its dtype alone
+                wide = map(_wide, args[: len(args) - len(like)])
+                values[node] = _vector_op(node.op, [*wide, *like])
         return {n: _wide(values[n]) for n in self.wanted}
-
-    @staticmethod
-    def _in_lane(x: Tensor, arg: Node, node: Node, row_tensor: Callable[[], Tensor]) -> Tensor:
-        if node.lane == Lane.ROW and arg.lane != Lane.ROW and x.numel() > 1:
-            return x[row_tensor()]
-        return x
 
 
 def _above_reductions(wanted: Iterable[Node]) -> list[Node]:
@@ -112,16 +108,3 @@ def _vector_op(op: str, args: list[Tensor]) -> Tensor:
     elif op in ("and", "or", "not"):
         args = [a.bool() for a in args]
     return row.eager(*args)
-
-
-def tree_sum(x: Tensor, op: str = "sum") -> Tensor:
-    """Fold the last dimension as a binary tree of neighbours: the order over blocks and over tensors."""
-    fill = 0.0 if op == "sum" else float("-inf")
-    if not x.shape[-1]:
-        return x.new_full(x.shape[:-1], fill)
-    leaves = 1 << (x.shape[-1] - 1).bit_length()
-    x = torch.nn.functional.pad(x, (0, leaves - x.shape[-1]), value=fill)
-    while x.shape[-1] > 1:
-        a, b = x[..., 0::2], x[..., 1::2]
-        x = a + b if op == "sum" else OPS["maximum"].eager(a, b)
-    return x[..., 0]

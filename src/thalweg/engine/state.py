@@ -38,6 +38,11 @@ def same_layout(x: Tensor, like: Tensor) -> bool:
     )
 
 
+def lines_are_innermost(x: Tensor) -> bool:
+    """Whether each line (along the last dimension) is one stretch of storage, and the next one follows it."""
+    return x.is_contiguous()
+
+
 def rows_are_outermost(x: Tensor) -> bool:
     """Whether each row (all dimensions but the first) is one stretch of storage."""
     return x.ndim < 2 or x.shape[0] <= 1 or x.numel() == 0 or x.stride(0) * x.shape[0] == x.numel()
@@ -49,6 +54,8 @@ class Missing:
 
     dtype: torch.dtype
     init: float | Tensor
+    shape: tuple[int, ...] | None = None
+    """Of a slot that has a number per line or column."""
 
 
 @dataclass(eq=False)
@@ -85,17 +92,20 @@ def slots_of(
         where: The parameter's name, for messages.
 
     Raises:
-        StepError: A slot that is there has another shape or device than the parameter.
+        StepError: A slot that is there has another shape or device than the parameter asks for.
     """
     found = ParameterState(is_new=all(old.get(key) is None for key in own))
-    for key, (_, dtype, init) in wanted.items():
-        there = old.get(key)
+    for key, (slot, dtype, init) in wanted.items():
+        there, shape = old.get(key), slot.shape(p.shape)
         if there is None:
             start = {"param": p, "grad": grad}[init] if isinstance(init, str) else init
-            found.slots[key] = Missing(dtype, start)
+            found.slots[key] = Missing(dtype, start, None if slot.over is None else shape)
             continue
-        _check(there, p, key, where)
-        if not same_layout(there, p) and is_dense(p):
+        _check(there, p, shape, key, where)
+        if slot.over is not None:
+            if not there.is_contiguous():
+                there = found.pending[key] = there.contiguous()
+        elif not same_layout(there, p) and is_dense(p):
             there = found.pending[key] = torch.empty_like(p, dtype=there.dtype).copy_(there)
         found.slots[key] = there
     return found
@@ -129,7 +139,12 @@ def make_slots(
                 for p, at in zip(params, starts, strict=False)
             ]
         else:
-            new = [torch.zeros_like(p, dtype=dtype, requires_grad=False) for p in params]
+            new = [
+                torch.zeros_like(p, dtype=dtype, requires_grad=False)
+                if m.shape is None
+                else torch.zeros(m.shape, dtype=dtype, device=p.device)
+                for p, m in zip(params, missing, strict=True)
+            ]
         for x, m in zip(new, missing, strict=True):
             if isinstance(m.init, Tensor):
                 x.copy_(m.init)
@@ -138,9 +153,9 @@ def make_slots(
     return new
 
 
-def _check(there: Any, p: Tensor, key: str, where: str) -> None:
+def _check(there: Any, p: Tensor, shape: tuple[int, ...], key: str, where: str) -> None:
     alike = isinstance(there, Tensor) and there.is_complex() == p.is_complex()
-    if not alike or there.shape != p.shape:
+    if not alike or there.shape != shape:
         got = f"{there.dtype} {tuple(there.shape)}" if isinstance(there, Tensor) else repr(there)
         raise StepError(
             f"state {key!r} of {where} has {got}, and the parameter has {p.dtype} {tuple(p.shape)}: it was "
@@ -157,6 +172,10 @@ def _check(there: Any, p: Tensor, key: str, where: str) -> None:
 def scalar_dtype() -> torch.dtype:
     """What torch stores step counts in."""
     return torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
+
+
+WIDE_FROM = 2.0**23
+"""Counts from here on are kept in float64: in float32, which torch's are, x + 1 is x at 2^24."""
 
 
 class Scalars:
@@ -193,11 +212,13 @@ class Scalars:
 
 
 def elements_of_one(there: Sequence[Any], device: torch.device) -> Scalars | None:
-    """Scalars whose tensors already are elements of one vector there."""
+    """Scalars whose tensors already are elements of one vector there, to which ones can be added."""
     base = there[0]._base if there and isinstance(there[0], Tensor) else None
     if base is None or base.device != device or base.ndim != 1:
         return None
     if not all(isinstance(x, Tensor) and x._base is base for x in there):
+        return None
+    if counting_dtype(base.dtype, float(base.max())) != base.dtype:
         return None
     places = [x.storage_offset() - base.storage_offset() for x in there]
     whole = places == list(range(len(base)))
@@ -205,8 +226,20 @@ def elements_of_one(there: Sequence[Any], device: torch.device) -> Scalars | Non
 
 
 def scalar_views(values: Sequence[Any], device: torch.device, *, wide: bool) -> list[Tensor]:
-    """Numbers and 0-dim tensors as the elements of one new vector, in float64 where they are `wide`."""
+    """Numbers and 0-dim tensors as the elements of one new vector, in float64 where they are `wide`.
+
+    Where autograd is on (a differentiable step) it sees through them.
+    """
     dtypes = [x.dtype for x in values if isinstance(x, Tensor) and x.is_floating_point()]
     dtypes.append(torch.float64 if wide else scalar_dtype())
-    dtype = dtypes[0]
-    return list(torch.tensor([float(x) for x in values], dtype=dtype, device=device).unbind())
+    dtype = counting_dtype(dtypes[0], max(map(float, values), default=0.0))
+    if not torch.is_grad_enabled():
+        return list(torch.tensor([float(x) for x in values], dtype=dtype, device=device).unbind())
+    every = [torch.as_tensor(x, dtype=dtype, device=device).reshape(()) for x in values]
+    vector = torch.stack(every)
+    return [vector[i] for i in range(len(every))]  # autograd follows no write below unbind's views
+
+
+def counting_dtype(stored: torch.dtype, largest: float) -> torch.dtype:
+    """What numbers were stored in, or more if ones could not be added to them in it."""
+    return torch.promote_types(stored, torch.float64 if largest >= WIDE_FROM else torch.float32)

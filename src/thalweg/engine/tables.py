@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from thalweg.engine.codecs import Codec, computing_dtype
+from thalweg.engine.extents import Extents
 from thalweg.engine.graph import Graph
 from thalweg.engine.matrix import Stacks
 from thalweg.engine.option import OptionSpec
@@ -69,7 +70,7 @@ class Kind:
 
     @property
     def slots(self) -> tuple[str, ...]:
-        """Keys of the slots."""
+        """Keys of the slots with a number per element."""
         return tuple(self.codecs)[2 : len(self.codecs) - len(self.graph.matrices)]
 
 
@@ -79,7 +80,7 @@ class Bucket:
 
     Args:
         kind: What they share.
-        params, slots: The tensors, held.
+        params, slots: The tensors, held; slots with a number per line or column too.
         groups: Index of each one's group.
         order: Index of each one among all parameters of the optimizer.
         grads: This step's gradients, as laid out as the parameters; not held between steps.
@@ -104,27 +105,10 @@ class Bucket:
         return [p.numel() * (2 if p.is_complex() else 1) for p in self.params]
 
     @cached_property
-    def row_count(self) -> list[int]:
-        """Rows of each tensor (its first dimension)."""
-        return [p.shape[0] if p.ndim else 1 for p in self.params]
-
-    @cached_property
-    def row_size(self) -> list[int]:
-        """Numbers in a row of each tensor."""
-        return [n // r if r else 0 for n, r in zip(self.numel, self.row_count, strict=True)]
-
-    @cached_property
-    def row_base(self) -> list[int]:
-        """Where each tensor's rows begin among all rows of the bucket."""
-        return exclusive_sums(self.row_count)
-
-    @cached_property
-    def row_tensor(self) -> Tensor:
-        """Per row of the bucket, the index of its tensor."""
-        counts = torch.tensor(self.row_count, device=self.kind.device)
-        return torch.repeat_interleave(
-            torch.arange(len(self.params), device=self.kind.device), counts
-        )
+    def extents(self) -> Extents:
+        """How the tensors fall into rows, matrices, lines and columns."""
+        parts = 2 if any(p.is_complex() for p in self.params) else 1
+        return Extents([p.shape for p in self.params], self.kind.device, parts)
 
     def tensors(self, stream: str) -> list[Tensor]:
         """The tensors of a stream."""
@@ -157,15 +141,6 @@ class Bucket:
             else:
                 written += (self.params if stream == "param" else self.slots[stream])[start:stop]
         return written
-
-
-def exclusive_sums(counts: Sequence[int]) -> list[int]:
-    """Where each part begins if parts of these sizes stand one after another."""
-    sums, total = [], 0
-    for n in counts:
-        sums.append(total)
-        total += n
-    return sums
 
 
 class Layouts:

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from thalweg.engine.graph import Builder, Graph, Lane, Node, topological
-from thalweg.engine.ops import REDUCTIONS, MatrixCall, Traced, where
+from thalweg.engine.graph import LEFT_BY, Builder, Graph, Lane, Node, join, topological
+from thalweg.engine.ops import FOLDS, REDUCTIONS, MatrixCall, Over, Traced, where
 from thalweg.engine.option import OptionSpec, Stage, Station, stages_of
 from thalweg.engine.rule import Declared, Hyper, Rule, Scalar, Slot
 from thalweg.errors import DeclarationError, ThalwegError, TraceError
@@ -61,9 +61,14 @@ class Tracer:
     owner: str = ""
     reductions: int = 0
 
+    def slot(self, key: str, slot: Slot) -> Value:
+        """A slot's old value: a number per element, or per line or column."""
+        lane = Lane.ELEMENT if slot.over is None else LEFT_BY[slot.over]
+        return Value(self, self.builder.input("slot", key, lane))
+
     def input(self, kind: str, name: str = "") -> Value:
         """An outside value: element inputs, and scalars in the lane where they are known."""
-        if kind in ("param", "grad", "slot"):
+        if kind in ("param", "grad"):
             lane = Lane.ELEMENT
         elif kind in ("scalar", "count") or (name or kind) in self.setting.on_device:
             lane = Lane.TENSOR
@@ -145,15 +150,17 @@ class Tracer:
             )
         return known[exponent.attr]()  # type: ignore[no-any-return]
 
-    def _reduce(self, op: str, x: Any, over: str) -> Value:
+    def _reduce(self, op: str, x: Any, over: Over) -> Value:
         node = self._node(op, x)
         if op == "count":
-            return self.input("count", over)
-        if node.lane != Lane.ELEMENT or node.boolean:
+            return self.input("count", str(over))
+        if node.is_scalar or node.boolean:
             raise TraceError(
                 f"{self.owner}: {op}() adds up numbers of elements, not "
                 f"{'conditions (use where(condition, 1.0, 0.0))' if node.boolean else f'the scalar {node}'}"
             )
+        if node.lane != Lane.ELEMENT:
+            return self._fold(op, node, over)
         self.reductions += over == "all"
         tag = f"{self.owner}.{self.reductions}" if over == "all" else ""
         return Value(self, self.builder.reduce(op, node, over, tag))
@@ -163,6 +170,16 @@ class Tracer:
         if node.lane != Lane.ELEMENT or node.boolean:
             raise TraceError(f"{self.owner}: matrix() works on elements, not on {node}")
         return Value(self, self.builder.matrix(node, call))
+
+    def _fold(self, op: str, node: Node, over: Over) -> Value:
+        """What a sum over one of the last two dimensions left, summed over the other."""
+        if (node.lane, over) not in ((Lane.LINE, -2), (Lane.COLUMN, -1)):
+            raise TraceError(
+                f"{self.owner}: {op}(over={over!r}) of {node}, which is one number per "
+                f"{node.lane.name.lower()}; what a sum over -1 left can be summed over -2, and the other way"
+            )
+        assert isinstance(over, int)
+        return Value(self, self.builder.fold(FOLDS[op], node, over))
 
     @contextmanager
     def owned_by(self, name: str) -> Iterator[None]:
@@ -229,7 +246,7 @@ def active_slots(
     return {
         f"{label}_{s.name}" if label else s.name: s
         for s in owner.slots
-        if s.when is None or switches[label, s.when]
+        if s.exists(lambda name: switches[label, name])
     }
 
 
@@ -288,7 +305,7 @@ class Weaver:
         active = active_slots(self.rule, "", self.tracer.setting.switches)
         return {
             key: self._call(
-                self.rule, function, asks, "", (p, self.tracer.input("slot", key)), [], ()
+                self.rule, function, asks, "", (p, self.tracer.slot(key, active[key])), [], ()
             )[0]
             for key, (function, asks) in self.rule.followers.items()
             if key in active
@@ -363,7 +380,7 @@ class Weaver:
 
     def _slot(self, slot: Slot, key: str) -> Value:
         """A slot as it was; one that begins as the gradient, as the gradient of the first step kept."""
-        old = self.tracer.input("slot", key)
+        old = self.tracer.slot(key, slot)
         if slot.init == "grad" and "first" in self.values:
             return where(self.values["first"], self.tracer.input("grad"), old)  # type: ignore[no-any-return]
         return old
@@ -405,14 +422,22 @@ class Weaver:
             return self.tracer.input("t") - 1.0  # type: ignore[no-any-return]
         if name in shared_scalars(self.rule, self.specs):
             return self.tracer.input("hyper", name)
-        is_slot = any(
-            name in active_slots(owner, label, self.tracer.setting.switches)
-            for owner, label in self._labelled()
+        slots = self.slots()
+        return (
+            self.tracer.slot(name, slots[name])
+            if name in slots
+            else self.tracer.input("scalar", name)
         )
-        return self.tracer.input("slot" if is_slot else "scalar", name)
 
-    def _labelled(self) -> list[tuple[Declared, str]]:
-        return [(self.rule, ""), *((spec, spec.name) for spec in self.specs)]
+    def slots(self) -> dict[str, Slot]:
+        """Every slot that exists, by its key in the state."""
+        labelled = [("", self.rule), *((spec.name, spec) for spec in self.specs)]
+        switches = self.tracer.setting.switches
+        return {
+            key: slot
+            for label, owner in labelled
+            for key, slot in active_slots(owner, label, switches).items()
+        }
 
 
 def _of_one_parameter(root: Node) -> Iterator[Node]:
@@ -431,7 +456,8 @@ def trace(rule: Rule, specs: tuple[OptionSpec, ...], setting: Setting) -> Graph:
         TraceError: The rule uses what is outside the vocabulary, or tests a traced value.
         DeclarationError: It returns something else than it declares.
     """
-    outputs = Weaver(rule, specs, setting).weave()
+    weaver = Weaver(rule, specs, setting)
+    outputs = weaver.weave()
     scalars = {
         f"{label}_{s.name}" if label else s.name
         for d, label in [(rule, ""), *((s, s.name) for s in specs)]
@@ -448,7 +474,15 @@ def trace(rule: Rule, specs: tuple[OptionSpec, ...], setting: Setting) -> Graph:
                 f"{owner.name}: scalar {s.name!r} has scope={s.scope!r} and depends on {node}, which each "
                 "parameter has its own of; numbers of the group and sums over='all' are alike for all"
             )
+    vectors = {k: LEFT_BY[s.over] for k, s in weaver.slots().items() if s.over is not None}
+    for name, lane in vectors.items():
+        if join((outputs[name].node.lane, lane)) != lane:
+            raise DeclarationError(
+                f"{rule.name}: slot {name!r} is declared with a number per {lane.name.lower()} and comes "
+                f"out as one per {outputs[name].node.lane.name.lower()}"
+            )
     return Graph(
         {name: value.node for name, value in outputs.items()},
-        tuple(name for name in outputs if name not in scalars),
+        tuple(name for name in outputs if name not in scalars and name not in vectors),
+        vectors,
     )

@@ -2,6 +2,7 @@
 
 from thalweg.optim.adabelief import AdaBelief
 from thalweg.optim.adabound import AdaBound, AMSBound
+from thalweg.optim.adafactor import Adafactor
 from thalweg.optim.adagrad import Adadelta, Adagrad
 from thalweg.optim.adam import Adam, AdamW
 from thalweg.optim.adamax import Adamax
@@ -28,6 +29,7 @@ from thalweg.optim.stableadamw import StableAdamW
 
 __all__ = [
     "SGD",
+    "Adafactor",
     "Adam",
     "AdamW",
     "AdamWScheduleFree",

@@ -24,7 +24,7 @@ from thalweg.engine.rule import Hyper, Scalar, Slot, rule
         Hyper("eps", 1e-10, low=0.0, says="Invalid epsilon value"),
     ),
     paper="Duchi, Hazan, Singer 2011, JMLR 12, section 1.2 (the diagonal form)",
-    refuses_sparse="Adagrad does not support sparse gradients",
+    sparse=True,
     decay="l2",
 )
 def adagrad(g: Any, sum: Any, *, lr_decay: Any, eps: Any, t: Any) -> Any:
@@ -63,7 +63,8 @@ class Adagrad(Optimizer):
 
     Differs:
         As torch: lr_decay and the sum's initial value, which the paper does not have; eps stands beside
-        the root, where the paper adds delta to it. No sparse gradients yet.
+        the root, where the paper adds delta to it. A sparse gradient gives the numbers of the dense one,
+        with weight_decay too, where torch refuses the two together.
 
     Example:
         >>> import torch, thalweg

@@ -86,7 +86,7 @@ class LBFGS(Strict, torch.optim.LBFGS):
         for h in _COUNTS:
             complaint = h.complaint(counts[h.name]) if counts[h.name] is not None else None
             if complaint:
-                raise ArgumentError(f"{complaint}. LBFGS needs {h.range}; typical: {h.default:g}.")
+                raise ArgumentError(f"{complaint}. LBFGS needs {h.range}; typical: {h.typical}.")
         if line_search_fn not in (None, "strong_wolfe"):
             raise BackendError(
                 f"only 'strong_wolfe' is supported; got line_search_fn={line_search_fn!r} (None: no search)"

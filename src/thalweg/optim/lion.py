@@ -22,6 +22,8 @@ from thalweg.engine.rule import Hyper, Slot, rule
         Hyper("beta2", 0.99, low=0.0, high=1.0, at="betas[1]"),
     ),
     paper="Chen et al. 2023, arXiv:2302.06675, Algorithm 2",
+    advice="lr 3 to 10 times smaller than AdamW's and weight_decay as much larger, so that lr * weight_decay "
+    "stays: Chen et al. 2023, arXiv:2302.06675, section 5",
 )
 def lion(g: Any, exp_avg: Any, *, beta1: Any, beta2: Any) -> Any:
     """The sign of the gradient mixed into its running mean."""

@@ -64,6 +64,9 @@ def _check(group: Mapping[str, Any]) -> str | None:
     ),
     paper="Jordan, Jin, Boza, You, Cesista, Newhouse, Bernstein 2024, kellerjordan.github.io/posts/muon",
     refuses_sparse="Muon does not support sparse gradients",
+    refuses_complex="Muon does not support complex parameters",
+    advice='with adjust_lr_fn="match_rms_adamw", lr and weight_decay as for AdamW: Liu et al. 2025, '
+    "arXiv:2502.16982, section 2.2",
     check=_check,
     says={
         "lr": "Learning rate should be >= 0 but is",

@@ -41,6 +41,8 @@ from thalweg.optim.adam import BETAS, EPS
     switches=(Switch("use_bias_correction"), Switch("safeguard_warmup")),
     paper="Mishchenko and Defazio 2023, arXiv:2306.06101, Algorithm 4",
     refuses_sparse="Prodigy does not support sparse gradients",
+    advice="lr stays 1 and a schedule only lowers it, as the rate is found; weight_decay as for AdamW: "
+    "Mishchenko and Defazio 2023, arXiv:2306.06101",
     lr_scale="d",
 )
 def prodigy(

@@ -33,6 +33,8 @@ def rectified(beta2: Any, t: Any) -> tuple[Any, Any]:
     hypers=(*BETAS, EPS, Hyper("n_sma_threshold", 5.0, low=4.0)),
     paper="Liu, Jiang, He, Chen, Liu, Gao, Han 2019, arXiv:1908.03265, Algorithm 2",
     refuses_sparse="RAdam does not support sparse gradients",
+    advice="lr and betas as for AdamW, without warm-up, whose place the rectification takes: Liu et al. "
+    "2019, arXiv:1908.03265, section 5",
     decay="l2",
 )
 def radam(

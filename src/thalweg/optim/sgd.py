@@ -27,6 +27,8 @@ def _nesterov_needs_momentum(group: Mapping[str, Any]) -> str | None:
     switches=(Switch("nesterov"), Switch("has_momentum", read=nonzero("momentum"))),
     paper="Polyak 1964; Sutskever, Martens, Dahl, Hinton 2013 (ICML)",
     sparse=True,
+    advice="lr is another scale, found anew: ResNets were trained with lr=0.1, momentum=0.9, "
+    "weight_decay=1e-4 at batch 256: He et al. 2015, arXiv:1512.03385, section 3.4",
     decay="l2",
     check=_nesterov_needs_momentum,
 )

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from thalweg import groups as grouping
-from thalweg.catalogue import create_optimizer, parse
+from thalweg.catalogue import create_optimizer
+from thalweg.catalogue.names import parse
 from thalweg.errors import ArgumentError
 from thalweg.recipe.accumulate import Accumulate
 from thalweg.recipe.average import ModelAverage

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from torch import nn
@@ -15,6 +13,7 @@ from torch.optim import Optimizer
 
 import thalweg
 from thalweg.errors import ArgumentError, ThalwegError
+from thalweg.importing import import_object, said
 
 DEFAULTS = ("sgd(momentum=0.9)", "adamw", "lion", "ranger")
 """What is compared when nothing is named."""
@@ -66,7 +65,7 @@ def resolve(spec: str | Contender) -> Contender:
     spec = spec.strip()
     if not _OWN.fullmatch(spec):
         return Contender(spec, partial(_create, spec))
-    found = _find(spec)
+    found = import_object(spec)
     if isinstance(found, thalweg.Rule):
         return Contender(spec, partial(thalweg.Optimizer, rule=found))
     if callable(found):
@@ -95,24 +94,6 @@ def distinct(specs: Sequence[str | Contender]) -> list[Contender]:
 
 def _create(spec: str, params: list[nn.Parameter], **keywords: float) -> Optimizer:
     return thalweg.create_optimizer(params, spec, **keywords)
-
-
-def _find(spec: str) -> Any:
-    name, _, path = spec.partition(":")
-    try:
-        found: Any = importlib.import_module(name)
-    except Exception as error:  # whatever the user's module does while it is imported
-        raise ArgumentError(f"{spec}: cannot import {name}: {said(error)}") from error
-    for attribute in path.split("."):
-        if not hasattr(found, attribute):
-            raise ArgumentError(f"{spec}: {name} has no attribute {path!r}.")
-        found = getattr(found, attribute)
-    return found
-
-
-def said(error: Exception) -> str:
-    """Return an error of somebody else's code as the end of a sentence."""
-    return f"{type(error).__name__}: {error}".rstrip(".") + "."
 
 
 def build(contender: Contender, params: list[nn.Parameter], lr: float | None) -> Optimizer:

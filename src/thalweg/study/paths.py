@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from thalweg.errors import ArgumentError
+from thalweg.importing import said
 from thalweg.study import report
-from thalweg.study.contenders import DEFAULTS, Contender, build, distinct, rate_of, said
+from thalweg.study.contenders import DEFAULTS, Contender, build, distinct, rate_of
 from thalweg.study.search import choose, search
 from thalweg.study.surfaces import Surface, load_surface
 from thalweg.study.train import averaged

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from thalweg.errors import ArgumentError
+from thalweg.importing import said
 from thalweg.study import report
 from thalweg.study.comparison import EVERY, Moment, Progress
-from thalweg.study.contenders import Contender, build, distinct, said
+from thalweg.study.contenders import Contender, build, distinct
 from thalweg.study.tasks import Split, Task, load_task
 from thalweg.study.train import Setting, batches, gradients, reproducible
 

@@ -108,7 +108,7 @@ class Wrapper(torch.optim.Optimizer):
             complaint = h.complaint(settings[f"{self.label}_{h.name}"])
             if complaint:
                 raise ArgumentError(
-                    f"{complaint}. {title} needs {h.range}{where}; typical: {h.default:g}."
+                    f"{complaint}. {title} needs {h.range}{where}; typical: {h.typical}."
                 )
         for name, allowed in self.choices.items():
             value = settings[f"{self.label}_{name}"]

@@ -16,7 +16,7 @@ from torch import Tensor
 from thalweg.engine.graph import Lane, Node
 
 LAYOUTS: Mapping[str, str] = {
-    "strided": "the parameter has holes in its storage, or its rows are not stretches of it",
+    "strided": "the parameter has holes in its storage, or its rows or lines are not stretches of it",
     "rows": "the gradient is sparse",
     "differentiable": "differentiable=True",
 }
@@ -30,7 +30,7 @@ class Numbers:
     Args:
         row_of: Per tensor, the index of its row of host values.
         host: By node, a value per row.
-        device: By node, float64: an entry per tensor, one for all tensors, or an entry per row of a tensor.
+        device: By node, float64: an entry per tensor, one for all tensors, or one per row, line, ... of each.
     """
 
     row_of: Sequence[int]
@@ -77,4 +77,4 @@ class Bound(Protocol):
         """Note where `bucket.grads` are now."""
 
     def run(self, index: int, numbers: Numbers) -> list[Tensor]:
-        """Run pass `index`; return its reductions, float64: per tensor, or per row for those over rows."""
+        """Run pass `index`; return its reductions, float64: per tensor, or per row, line, column."""

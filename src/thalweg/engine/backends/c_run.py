@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from thalweg.engine.backends import LAYOUTS, Numbers, c_source, toolchain
-from thalweg.engine.graph import Lane, Node
+from thalweg.engine.extents import exclusive_sums
+from thalweg.engine.graph import VECTORS, Lane, Node
 from thalweg.engine.passes import Program
-from thalweg.engine.scalars import SUM_BLOCK
-from thalweg.engine.tables import Bucket, Kind, exclusive_sums
+from thalweg.engine.sums import COLUMN_BLOCK, SUM_BLOCK
+from thalweg.engine.tables import Bucket, Kind
 
 name = "fused (C)"
 UNIT = 4 * SUM_BLOCK
@@ -68,8 +69,9 @@ class Addresses:
 # The Table struct of the C text, field by field.
 _FIELDS = (
     "units", "threads", "grain", "tensors", "unit_tensor", "unit_begin", "unit_end", "size",
-    "scalar_row", "row_size",
-    "row_base", "block_base", "scalars", "row_values", "partials", "sums", "blocks", "rows",
+    "scalar_row", "block_base", "matrices", "row_size", "row_base", "matrix_size", "matrix_base",
+    "line_size", "line_base", "column_size", "column_base", "scalars", "row_values", "matrix_values",
+    "line_values", "column_values", "partials", "sums", "blocks", "results",
 )  # fmt: skip
 _AT = {field: i for i, field in enumerate(_FIELDS)}
 
@@ -97,7 +99,7 @@ class PassTable:
         b, program = self.bucket, self.program
         tensors = len(b.params)
         self.table[_AT["tensors"]] = tensors
-        units, begins, ends = _units(b, program.by_row)
+        units, begins, ends = _units(b, program.sweep)
         self.table[_AT["units"]] = len(units)
         self.table[_AT["grain"]] = max(1, min(len(units) // 32, GRAIN))
         for field, values in (
@@ -107,22 +109,17 @@ class PassTable:
             ("size", b.numel),
         ):
             self._longs(field, values)
-        self._longs("row_size", b.row_size)
-        self._longs("row_base", b.row_base)
-        rows = sum(b.row_count)
-        if program.by_row:
-            blocks = [
-                n * -(-size // SUM_BLOCK) for n, size in zip(b.row_count, b.row_size, strict=True)
-            ]
-        else:
-            blocks = [-(-n // SUM_BLOCK) for n in b.numel]
+        self._extents()
+        blocks = _blocks(b, program.sweep)
         self._longs("block_base", exclusive_sums(blocks))
-        self.table[_AT["blocks"]], self.table[_AT["rows"]] = sum(blocks), rows
+        results = tensors if program.sweep == Lane.ELEMENT else b.extents.total[program.sweep]
+        self.table[_AT["blocks"]], self.table[_AT["results"]] = sum(blocks), results
         sums = len(program.reductions)
         self._put("partials", torch.zeros(sums * sum(blocks), dtype=torch.float64, device="cpu"))
-        self.sums = torch.zeros(
-            (sums, rows if program.by_row else tensors), dtype=torch.float64, device="cpu"
-        )
+        self.sums = torch.zeros((sums, results), dtype=torch.float64, device="cpu")
+        for r, node in enumerate(program.reductions):
+            if node.op == "max":  # of nothing, where no unit comes by
+                self.sums[r] = -torch.inf
         self._put("sums", self.sums)
         self.serial = sum(b.numel) < SERIAL
         self.of_tensor = any(c.lane != Lane.HOST for c in program.columns)
@@ -134,6 +131,16 @@ class PassTable:
             )
         for i, tensors_of in enumerate(self.streams):
             self.take(i, Addresses(tensors_of))
+
+    def _extents(self) -> None:
+        """Where rows, matrices, lines and columns are, if the pass goes by them or reads their numbers."""
+        lanes, extents = self.program.lanes, self.bucket.extents
+        if lanes - {Lane.ROW}:
+            lanes |= {Lane.MATRIX, Lane.LINE, Lane.COLUMN}
+            self._longs("matrices", extents.count[Lane.MATRIX])
+        for lane in lanes:
+            self._longs(f"{lane.name.lower()}_size", extents.size[lane])
+            self._longs(f"{lane.name.lower()}_base", extents.base[lane])
 
     def take(self, stream: int, addresses: Addresses) -> None:
         """Point a stream elsewhere."""
@@ -164,11 +171,12 @@ class PassTable:
             words = array("d" if self.real == torch.float64 else "f", values)
             self.held["scalars"] = words
             self.table[_AT["scalars"]] = words.buffer_info()[0]
-        if self.program.row_columns:
-            self._put(
-                "row_values",
-                torch.stack([numbers.device[c] for c in self.program.row_columns], 1).to(self.real),
-            )
+        for lane in VECTORS:
+            found = [numbers.device[c] for c in self.program.along(lane)]
+            if found:
+                whole = [x.expand(self.bucket.extents.total[lane]) for x in found]
+                values_of = torch.stack(whole, 1).to(self.real)
+                self._put(f"{lane.name.lower()}_values", values_of)
         self.table[_AT["threads"]] = 1 if self.serial else toolchain.threads()
 
 
@@ -180,17 +188,37 @@ def _row_major(columns: Sequence[Node], numbers: Numbers) -> list[float]:
     return [float(x) for row in zip(*by_column, strict=True) for x in row]
 
 
-def _units(bucket: Bucket, by_row: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Work of about UNIT elements each: (tensor, begin, end) in elements, or in rows."""
-    lengths = torch.tensor(
-        bucket.row_count if by_row else bucket.numel, dtype=torch.int64, device="cpu"
-    )
-    if by_row:
-        sizes = torch.tensor(bucket.row_size, dtype=torch.int64, device="cpu")
+def _blocks(bucket: Bucket, sweep: Lane) -> list[int]:
+    """How many partial results each tensor leaves."""
+    extents = bucket.extents
+    if sweep == Lane.ELEMENT:
+        return [-(-n // SUM_BLOCK) for n in bucket.numel]
+    if sweep == Lane.COLUMN:
+        return [k * -(-lines // COLUMN_BLOCK) * n for k, lines, n in extents.stacks]
+    counts = zip(extents.count[sweep], extents.size[sweep], strict=True)
+    return [n * -(-size // SUM_BLOCK) for n, size in counts]
+
+
+def _pieces(bucket: Bucket, sweep: Lane) -> tuple[list[int], list[int]]:
+    """Of each tensor: how many rows, lines or blocks of lines it has, and the elements in one."""
+    extents = bucket.extents
+    if sweep == Lane.COLUMN:
+        counts = [k * -(-lines // COLUMN_BLOCK) for k, lines, _ in extents.stacks]
+        return counts, [min(lines, COLUMN_BLOCK) * n for _, lines, n in extents.stacks]
+    return extents.count[sweep], extents.size[sweep]
+
+
+def _units(bucket: Bucket, sweep: Lane) -> tuple[Tensor, Tensor, Tensor]:
+    """Work of about UNIT elements each: (tensor, begin, end) in elements, or in what the pass goes by."""
+    if sweep == Lane.ELEMENT:
+        lengths = torch.tensor(bucket.numel, dtype=torch.int64, device="cpu")
+        step = torch.full_like(lengths, UNIT)
+    else:
+        lengths, sizes = (
+            torch.tensor(x, dtype=torch.int64, device="cpu") for x in _pieces(bucket, sweep)
+        )
         lengths = torch.where(sizes > 0, lengths, 0)
         step = (UNIT // sizes.clamp(min=1)).clamp(min=1)
-    else:
-        step = torch.full_like(lengths, UNIT)
     counts = (lengths + step - 1) // step
     tensor = torch.repeat_interleave(torch.arange(len(lengths), device="cpu"), counts)
     begin = (torch.arange(len(tensor), device="cpu") - (counts.cumsum(0) - counts)[tensor]) * step[

@@ -2,7 +2,8 @@
 
 A function sweeps (tensor, chunk) units in one OpenMP region. Within a unit it goes block by block: decode
 into local arrays, compute, encode. What is stored as it is computed is read and written in place.
-Scalars come from a table with a row per tensor's row index; the host computed them.
+Scalars come from a table with a row per tensor's row index; the host computed them. Numbers per row, matrix,
+line or column come from vectors over the whole bucket, and are spread into local arrays.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from thalweg.engine.codecs import Codec
-from thalweg.engine.graph import Lane, Node
+from thalweg.engine.graph import VECTORS, Lane, Node
 from thalweg.engine.ops import OPS
 from thalweg.engine.passes import Body, Branch, Program, Tree
-from thalweg.engine.scalars import LANES, SUM_BLOCK
+from thalweg.engine.sums import COLUMN_BLOCK, LANES, SUM_BLOCK
 
 BLOCK = 256
 """Elements computed together: local arrays of this size stay in the first cache."""
@@ -27,15 +28,17 @@ _HEAD = """\
 typedef int64_t i64;
 typedef {real} real;
 #define R(name) {r}
-enum {{ BLOCK = {block}, SUM_BLOCK = {sum_block}, LANES = {lanes} }};
+enum {{ BLOCK = {block}, SUM_BLOCK = {sum_block}, LANES = {lanes}, COLUMN_BLOCK = {column_block} }};
 
 typedef struct {{
   i64 units, threads, grain, tensors;
-  const i64 *unit_tensor, *unit_begin, *unit_end; /* elements; rows where the pass goes by rows */
-  const i64 *size, *scalar_row, *row_size, *row_base, *block_base;
-  const real *scalars, *row_values;
+  const i64 *unit_tensor, *unit_begin, *unit_end; /* elements, or what the pass goes by */
+  const i64 *size, *scalar_row, *block_base, *matrices;
+  const i64 *row_size, *row_base, *matrix_size, *matrix_base;
+  const i64 *line_size, *line_base, *column_size, *column_base;
+  const real *scalars, *row_values, *matrix_values, *line_values, *column_values;
   double *partials, *sums;
-  i64 blocks, rows;
+  i64 blocks, results;
   void *const *streams[{streams}];
 }} Table;
 
@@ -74,6 +77,28 @@ static inline double {name}_of(const double *x, i64 n) {{
   return y;
 }}
 """
+_COLUMNS = """
+/* The same tree for each of some columns: over n partial results that stand `columns` apart. */
+static void {name}_columns_of(const double *x, i64 n, i64 columns, double *y) {{
+  for (i64 c = 0; c < columns; c += LANES) {{
+    const int m = columns - c < LANES ? (int)(columns - c) : LANES;
+    double v[65][LANES];
+    int top = 0;
+    for (int l = 0; l < m; l++) v[0][l] = {start};
+    for (i64 i = 0; i < n; i++) {{
+      for (int l = 0; l < m; l++) v[top][l] = x[i * columns + c + l];
+      for (i64 k = i; k & 1; k >>= 1) {{
+        top--;
+        for (int l = 0; l < m; l++) v[top][l] = {name}_join(v[top][l], v[top + 1][l]);
+      }}
+      top++;
+    }}
+    for (top--; top > 0; top--)
+      for (int l = 0; l < m; l++) v[top - 1][l] = {name}_join(v[top - 1][l], v[top][l]);
+    for (int l = 0; l < m; l++) y[c + l] = v[0][l];
+  }}
+}}
+"""
 _JOIN = {"sum": ("a + b", "0.0"), "max": ("b != b ? b : (a < b ? b : a)", "-INFINITY")}
 """How two partial results become one, and what none is."""
 
@@ -107,12 +132,17 @@ class Writer:
         double = self.compute == torch.float64
         head = _HEAD.format(
             real="double" if double else "float", r="name" if double else "name##f",
-            block=BLOCK, sum_block=SUM_BLOCK, lanes=LANES, streams=len(self.streams),
+            block=BLOCK, sum_block=SUM_BLOCK, lanes=LANES, column_block=COLUMN_BLOCK,
+            streams=len(self.streams),
         )  # fmt: skip
         kinds = dict.fromkeys(n.op for p in self.programs for n in p.reductions)
         trees = "".join(
             _TREE.format(name=f"{k}_tree", join=_JOIN[k][0], start=_JOIN[k][1]) for k in kinds
         )
+        kinds = dict.fromkeys(
+            n.op for p in self.programs for n in p.reductions if p.sweep == Lane.COLUMN
+        )
+        trees += "".join(_COLUMNS.format(name=f"{k}_tree", start=_JOIN[k][1]) for k in kinds)
         bf16 = _BF16 if any(c.name == "bf16" for c in self.codecs.values()) else ""
         return "\n".join(
             [head + bf16 + trees, *(self._pass(i, p) for i, p in enumerate(self.programs))]
@@ -121,7 +151,8 @@ class Writer:
     def _pass(self, index: int, program: Program) -> str:
         bodies: list[str] = []
         decide = self._tree(program, program.tree, index, bodies, "  ")
-        sweep = (self._sweep_rows if program.by_row else self._sweep)(program, index)
+        sweeps = {Lane.ELEMENT: self._sweep, Lane.COLUMN: self._sweep_columns}
+        sweep = sweeps.get(program.sweep, self._sweep_rows)(program, index)
         columns = len(program.columns)
         return "\n".join([
             *bodies,
@@ -172,22 +203,62 @@ class Writer:
 
     @staticmethod
     def _sweep_rows(program: Program, index: int) -> str:
-        """Units of consecutive rows, each row folded as soon as it is done."""
-        row = "T->row_base[t] + row"
+        """Units of consecutive rows (or lines), each folded as soon as it is done."""
+        lane = program.sweep.name.lower()
+        row = f"T->{lane}_base[t] + row"
         fold = [
-            f"      T->sums[{r} * T->rows + {row}] = {n.op}_tree_of(out + {r} * T->blocks, blocks);"
+            f"      T->sums[{r} * T->results + {row}] = {n.op}_tree_of(out + {r} * T->blocks, blocks);"
             for r, n in enumerate(program.reductions)
         ]
         return "\n".join([
             f"void pass_{index}(const Table *T) {{",
             _PARALLEL,
             "  for (i64 u = 0; u < T->units; u++) {",
-            "    const i64 t = T->unit_tensor[u], n = T->row_size[t];",
+            f"    const i64 t = T->unit_tensor[u], n = T->{lane}_size[t];",
             "    const i64 blocks = (n + SUM_BLOCK - 1) / SUM_BLOCK;",
             "    for (i64 row = T->unit_begin[u]; row < T->unit_end[u]; row++) {",
             "      double *out = T->partials + T->block_base[t] + row * blocks;",
             f"      part_{index}(T, t, row * n, row * n, row * n + n, out);",
             *fold,
+            "    }",
+            "  }",
+            "}\n",
+        ])  # fmt: skip
+
+    @staticmethod
+    def _sweep_columns(program: Program, index: int) -> str:
+        """Units of consecutive blocks of lines, added up line by line; afterwards each column is folded."""
+        reductions = list(enumerate(program.reductions))
+        return "\n".join([
+            f"void pass_{index}(const Table *T) {{",
+            _PARALLEL,
+            "  for (i64 u = 0; u < T->units; u++) {",
+            "    const i64 t = T->unit_tensor[u], n = T->line_size[t], lines = T->column_size[t];",
+            "    const i64 blocks = (lines + COLUMN_BLOCK - 1) / COLUMN_BLOCK;",
+            "    for (i64 b = T->unit_begin[u]; b < T->unit_end[u]; b++) {",
+            "      double *out = T->partials + T->block_base[t] + b * n;",
+            *(
+                f"      for (i64 i = 0; i < n; i++) out[{r} * T->blocks + i] = {_JOIN[node.op][1]};"
+                for r, node in reductions
+            ),
+            "      const i64 first = b / blocks * lines, begin = b % blocks * COLUMN_BLOCK;",
+            "      const i64 end = lines - begin < COLUMN_BLOCK ? lines : begin + COLUMN_BLOCK;",
+            "      for (i64 line = first + begin; line < first + end; line++)",
+            f"        part_{index}(T, t, 0, line * n, line * n + n, out);",
+            "    }",
+            "  }",
+            _PARALLEL,
+            "  for (i64 t = 0; t < T->tensors; t++) {",
+            "    const i64 n = T->line_size[t], lines = T->column_size[t];",
+            "    const i64 blocks = (lines + COLUMN_BLOCK - 1) / COLUMN_BLOCK;",
+            "    for (i64 k = 0; k < T->matrices[t]; k++) {",
+            "      const double *part = T->partials + T->block_base[t] + k * blocks * n;",
+            "      double *sums = T->sums + T->column_base[t] + k * n;",
+            *(
+                f"      {node.op}_tree_columns_of(part + {r} * T->blocks, blocks, n, "
+                f"sums + {r} * T->results);"
+                for r, node in reductions
+            ),
             "    }",
             "  }",
             "}\n",
@@ -228,7 +299,7 @@ class BodyWriter:
 
     def _blocks(self) -> list[str]:
         """Blocks of BLOCK where something passes through local arrays; else the whole range at once."""
-        if self.body.reduced or self._row_columns() or set(self.touched) - self.direct:
+        if self.body.reduced or self._vectors() or set(self.touched) - self.direct:
             return [
                 "  for (i64 at = begin; at < end; at += BLOCK) {",
                 "    const int m = end - at < BLOCK ? (int)(end - at) : BLOCK;",
@@ -257,6 +328,8 @@ class BodyWriter:
     def _accumulators(self) -> list[str]:
         lines = []
         for r, node in enumerate(self.program.reductions):
+            if self.program.sweep == Lane.COLUMN:
+                break  # they stand in the table
             start = _JOIN[node.op][1]
             lines += [f"double a{r}[LANES];", f"for (int l = 0; l < LANES; l++) a{r}[l] = {start};"]
         return lines
@@ -271,23 +344,54 @@ class BodyWriter:
             if s in self.body.loads:
                 word = (codec.c_decode or "{0}").format(f"w_{i}[at + i]")
                 lines.append(f"for (int i = 0; i < m; i++) b_{i}[i] = (real){word};")
-        width = len(self.program.row_columns)
-        for c in self._row_columns():
-            lines += [
-                f"real r_{c}[BLOCK];",
-                "for (i64 i = 0, row = at / T->row_size[t]; i < m; row++) {",
-                f"  const real value = T->row_values[(T->row_base[t] + row) * {width} + {c}];",
-                "  const i64 stop = (row + 1) * T->row_size[t] - at;",
-                f"  for (; i < stop && i < m; i++) r_{c}[i] = value;",
-                "}",
-            ]
+        for c in self._vectors():
+            spread = (
+                self._spread_columns
+                if self.program.vectors[c].lane == Lane.COLUMN
+                else self._spread_stretches
+            )
+            lines += [f"real r_{c}[BLOCK];", *spread(c)]
         return lines
 
-    def _row_columns(self) -> list[int]:
+    def _vectors(self) -> list[int]:
         used = {id(a) for n in self.body.nodes for a in n.args} | {
             id(n) for n in (*self.body.stores.values(), *self.body.reduced)
         }
-        return [i for i, c in enumerate(self.program.row_columns) if id(c) in used]
+        return [i for i, c in enumerate(self.program.vectors) if id(c) in used]
+
+    def _entry(self, c: int) -> tuple[str, str]:
+        """The lane of a vector, and where its number stands among those of its lane."""
+        node = self.program.vectors[c]
+        alike = self.program.along(node.lane)
+        return node.lane.name.lower(), f"* {len(alike)} + {alike.index(node)}"
+
+    def _spread_stretches(self, c: int) -> list[str]:
+        """A number for a stretch of elements: a row, a matrix, a line."""
+        lane, entry = self._entry(c)
+        return [
+            f"for (i64 i = 0, row = at / T->{lane}_size[t]; i < m; row++) {{",
+            f"  const real value = T->{lane}_values[(T->{lane}_base[t] + row) {entry}];",
+            f"  const i64 next = (row + 1) * T->{lane}_size[t] - at, stop = next < m ? next : m;",
+            f"  for (; i < stop; i++) r_{c}[i] = value;",
+            "}",
+        ]
+
+    def _spread_columns(self, c: int) -> list[str]:
+        """Numbers that come again in each line of a matrix."""
+        lane, entry = self._entry(c)
+        width = len(self.program.along(Lane.COLUMN))
+        return [
+            "{",
+            "  const i64 n = T->line_size[t], all = T->matrix_size[t];",
+            f"  const real *value = T->{lane}_values + (T->{lane}_base[t] + at / all * n) {entry};",
+            "  i64 next = (at / all + 1) * all - at; /* where the next matrix begins */",
+            "  for (i64 i = 0, j = at % n; i < m; j = 0) {",
+            f"    if (i == next) value += n * {width}, next += all;",
+            "    const i64 ahead = j - i, stop = n - ahead < m ? n - ahead : m;",
+            f"    for (; i < stop; i++) r_{c}[i] = value[(i + ahead) * {width}];",
+            "  }",
+            "}",
+        ]
 
     def _compute(self) -> list[str]:
         lines = [f"real v{r}[BLOCK];" for r in range(len(self.body.reduced))]
@@ -320,8 +424,8 @@ class BodyWriter:
                 kind, name = node.attr
                 return self._local(name or kind)
             return self.names[id(node)]
-        if node.lane == Lane.ROW:
-            text = f"r_{self.program.row_columns.index(node)}[i]"
+        if node.lane in VECTORS:
+            text = f"r_{self.program.vectors.index(node)}[i]"
         else:
             text = f"s{self.program.columns.index(node)}"
         return f"({text} != 0)" if node.boolean else text
@@ -341,12 +445,14 @@ class BodyWriter:
         """Add a block to the lanes, and at the end of a sum's block fold them into one partial result."""
         if not self.body.reduced:
             return []
-        lines = []
+        if self.program.sweep == Lane.COLUMN:
+            return self._accumulate_columns()
+        lines = ["const int whole = (m + LANES - 1) / LANES * LANES;"]
         for r, node in enumerate(self.program.reductions):
             join = _JOIN[node.op][0].replace("a", f"a{r}[l]").replace("b", "v")
             lines += [
-                f"for (int i = m; i < BLOCK; i++) v{r}[i] = {_JOIN[node.op][1]};",
-                "for (int i = 0; i < BLOCK; i += LANES)",
+                f"for (int i = m; i < whole; i++) v{r}[i] = {_JOIN[node.op][1]};",
+                "for (int i = 0; i < whole; i += LANES)",
                 "  for (int l = 0; l < LANES; l++) {",
                 f"    const double v = v{r}[i + l];",
                 f"    a{r}[l] = {join};",
@@ -361,6 +467,22 @@ class BodyWriter:
                 f"  for (int l = 0; l < LANES; l++) a{r}[l] = {_JOIN[node.op][1]};",
             ]
         return [*lines, "  out++;", "}"]
+
+    def _accumulate_columns(self) -> list[str]:
+        """Add a stretch of a line to the columns' partial results."""
+        lines = []
+        for r, node in enumerate(self.program.reductions):
+            join = _JOIN[node.op][0].replace("a", "column[i]").replace("b", "v")
+            lines += [
+                "{",
+                f"  double *restrict column = out + {r} * T->blocks + (at - begin);",
+                "  for (int i = 0; i < m; i++) {",
+                f"    const double v = v{r}[i];",
+                f"    column[i] = {join};",
+                "  }",
+                "}",
+            ]
+        return lines
 
 
 def source(programs: Sequence[Program], codecs: Mapping[str, Codec], compute: torch.dtype) -> str:

@@ -10,12 +10,27 @@ import torch
 from thalweg.engine.backends import LAYOUTS, c_run, eager, foreach, triton_run
 from thalweg.errors import BackendError
 
+KERNEL_DEVICES = ("cpu", "cuda")
+
 _said: set[str] = set()
 
 
 def kernel_for(device: torch.device) -> ModuleType:
     """The module that compiles kernels for a device."""
     return triton_run if device.type == "cuda" else c_run
+
+
+def check_fusable(dtype: torch.dtype, device: torch.device) -> None:
+    """Refuse what no kernel is for, in torch's words.
+
+    Raises:
+        BackendError: The parameter is no floating point number, or is on another device.
+    """
+    if not (dtype.is_floating_point or dtype.is_complex) or device.type not in KERNEL_DEVICES:
+        raise BackendError(
+            "`fused=True` requires all the params to be floating point Tensors of supported devices: "
+            f"{list(KERNEL_DEVICES)} but {dtype} and {device.type}"
+        )
 
 
 def choose(

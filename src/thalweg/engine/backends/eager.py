@@ -13,33 +13,13 @@ import torch
 from torch import Tensor
 
 from thalweg.engine.backends import Numbers
-from thalweg.engine.graph import Lane, Node
+from thalweg.engine.graph import VECTORS, Lane, Node
 from thalweg.engine.ops import OPS
 from thalweg.engine.passes import Body, Branch, Program, Tree
-from thalweg.engine.scalars import LANES, SUM_BLOCK, tree_sum
+from thalweg.engine.sums import block_sums, column_sums
 from thalweg.engine.tables import Bucket
 
 name = "eager"
-
-
-def block_sums(x: Tensor, op: str = "sum") -> Tensor:
-    """Fold the last dimension in float64 in the one order: blocks of 4096, 16 lanes, halves, neighbours."""
-    fill = 0.0 if op == "sum" else float("-inf")
-    join = torch.add if op == "sum" else OPS["maximum"].eager
-    n = x.shape[-1]
-    if n == 0:
-        return x.new_full(x.shape[:-1], fill, dtype=torch.float64)
-    whole = SUM_BLOCK if n > SUM_BLOCK else LANES
-    x = torch.nn.functional.pad(x.double(), (0, -n % whole), value=fill)
-    blocks = -(-n // SUM_BLOCK)
-    x = x.reshape(*x.shape[:-1], blocks, x.shape[-1] // (blocks * LANES), LANES)
-    total = torch.full_like(x[..., 0, :], fill)
-    for i in range(x.shape[-2]):
-        total = join(total, x[..., i, :])
-    while total.shape[-1] > 1:
-        half = total.shape[-1] // 2
-        total = join(total[..., :half], total[..., half:])
-    return tree_sum(total[..., 0], op)
 
 
 class Eager:
@@ -81,7 +61,7 @@ class Eager:
             values[node] = OPS[node.op].eager(*(value(a) for a in node.args))
         n = place.numel
         sums = [
-            self._reduce(r, value(x).expand(n), program.by_row, i)
+            reduce(self.bucket, r, value(x).expand(n), i)
             for r, x in zip(program.reductions, body.reduced, strict=True)
         ]
         # All is read before anything is written: a stored input may be another stream's old value.
@@ -97,19 +77,22 @@ class Eager:
         if node.lane == Lane.ELEMENT:
             kind, name = node.attr
             return self.kind.codecs[name or kind].decode(place.load(name or kind), self.compute)
-        if node.lane == Lane.ROW:
-            base, count = self.bucket.row_base[i], self.bucket.row_count[i]
-            rows = numbers.device[node][base : base + count]
-            x = rows.repeat_interleave(self.bucket.row_size[i])
+        if node.lane in VECTORS:
+            x = self.bucket.extents.on_elements(numbers.device[node], node.lane, i)
         else:
             number = node.attr if node.op == "const" else numbers.of(node, i)
             x = torch.as_tensor(number, dtype=torch.float64, device=self.kind.device)
         return x.bool() if node.boolean else x.to(self.compute)
 
-    def _reduce(self, node: Node, x: Tensor, by_row: bool, i: int) -> Tensor:
-        if by_row:
-            return block_sums(x.view(self.bucket.row_count[i], self.bucket.row_size[i]), node.op)
-        return block_sums(x, node.op).view(1)
+
+def reduce(bucket: Bucket, node: Node, x: Tensor, i: int) -> Tensor:
+    """A reduction of tensor i's elements: a number per row, line or column, or one."""
+    extents = bucket.extents
+    if node.lane == Lane.COLUMN:
+        return column_sums(x.view(extents.stacks[i]), node.op).view(-1)
+    if node.lane in (Lane.ROW, Lane.LINE):
+        return block_sums(x.view(extents.count[node.lane][i], extents.size[node.lane][i]), node.op)
+    return block_sums(x, node.op).view(1)
 
 
 class Place:

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from thalweg.engine.backends import Numbers
-from thalweg.engine.backends.eager import Place, block_sums, choose
-from thalweg.engine.graph import Lane, Node
+from thalweg.engine.backends.eager import Place, choose, reduce
+from thalweg.engine.graph import VECTORS, Lane, Node
 from thalweg.engine.ops import OPS
 from thalweg.engine.passes import Body, Program
 from thalweg.engine.tables import Bucket
@@ -65,7 +65,7 @@ class Foreach:
         ]
 
     def _batches(self, program: Program, members: list[int]) -> Iterator[list[Piece]]:
-        whole = bool(program.reductions or program.row_columns) or self.kind.layout != "dense"
+        whole = bool(program.reductions or program.vectors) or self.kind.layout != "dense"
         batch: list[Piece] = []
         room = self.batch
         for i in members:
@@ -110,12 +110,7 @@ class Batch:
             sums, self.program.reductions, self.body.reduced, strict=True
         ):
             for (i, _, _), part in zip(self.pieces, self._elements(x), strict=True):
-                if self.program.by_row:
-                    found[i] = block_sums(
-                        part.view(self.bucket.row_count[i], self.bucket.row_size[i]), reduction.op
-                    )
-                else:
-                    found[i] = block_sums(part, reduction.op).view(1)
+                found[i] = reduce(self.bucket, reduction, part, i)
         # All is read before anything is written: a stored input may be another stream's old value.
         stored = {
             stream: [x.clone() for x in self._elements(node)]
@@ -133,12 +128,12 @@ class Batch:
         if row.foreach is not None and first_is_list and not node.boolean:
             found: list[Tensor] = getattr(torch, row.foreach)(*args)
             return found
-        tensors = [self._elements(a) if a.lane >= Lane.ROW else self._numbers(a) for a in node.args]
+        tensors = [self._numbers(a) if a.is_scalar else self._elements(a) for a in node.args]
         return [row.eager(*operands) for operands in zip(*tensors, strict=True)]
 
     def _operand(self, node: Node) -> Any:
         """As foreach takes it: a list of tensors, or for host scalars a number or a list of numbers."""
-        if node.lane >= Lane.ROW:
+        if not node.is_scalar:
             return self._elements(node)
         if node.op == "const":
             return float(node.attr)
@@ -161,8 +156,8 @@ class Batch:
         if node not in self.values:
             if node.lane == Lane.ELEMENT:
                 self.values[node] = self._load(node)
-            elif node.lane == Lane.ROW:
-                self.values[node] = [self._row_values(node, i) for i, _, _ in self.pieces]
+            elif node.lane in VECTORS:
+                self.values[node] = [self._spread(node, i) for i, _, _ in self.pieces]
             else:
                 return [
                     x.expand(end - begin)
@@ -179,10 +174,8 @@ class Batch:
             for p, (_, begin, end) in zip(self.places, self.pieces, strict=True)
         ]
 
-    def _row_values(self, node: Node, i: int) -> Tensor:
-        base = self.bucket.row_base[i]
-        rows = self.numbers.device[node][base : base + self.bucket.row_count[i]]
-        x = rows.repeat_interleave(self.bucket.row_size[i])
+    def _spread(self, node: Node, i: int) -> Tensor:
+        x = self.bucket.extents.on_elements(self.numbers.device[node], node.lane, i)
         return x.bool() if node.boolean else x.to(self.kind.compute)
 
     def _store(self, stream: str, values: list[Tensor]) -> None:

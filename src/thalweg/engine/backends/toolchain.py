@@ -24,8 +24,9 @@ import shlex
 import tempfile
 import threading
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,7 +36,7 @@ from thalweg.engine.backends import cache
 from thalweg.engine.backends.compiler import ADVICE, Compiler, find_compiler
 from thalweg.errors import CompilerError
 
-__all__ = ["assembly", "build_many", "describe", "load", "threads", "unavailable"]
+__all__ = ["assembly", "build_many", "describe", "load", "step_threads", "threads", "unavailable"]
 
 TABLE_ABI = 1  # raise it when the tables that kernels read change without a change of C text
 
@@ -56,7 +57,7 @@ void thalweg_set_threads(int threads) { (void)threads; }
 """
 
 _FORKED = (
-    "after a fork the kernels run on one thread, for OpenMP's threads do not survive it; the"
+    "after a fork steps run on one thread, for OpenMP's threads do not survive it; the"
     " 'spawn' and 'forkserver' start methods of multiprocessing keep them"
 )
 
@@ -64,6 +65,7 @@ _lock = threading.Lock()
 _loaded: dict[str, ctypes.CDLL] = {}
 _said: set[str] = set()
 _forked = False
+_AS_IT_IS = nullcontext()
 
 
 def load(source: str) -> ctypes.CDLL:
@@ -112,6 +114,28 @@ def threads() -> int:
         return wanted
     _say_once(why)
     return 1
+
+
+def step_threads() -> AbstractContextManager[None]:
+    """What a step runs in: as it is, or in a forked process on one thread, torch's operations too.
+
+    torch's threads are those of the kernels: waiting for them after a fork hangs. The count is put back
+    behind the step, for a process that was forked before its first parallel operation can use it.
+    """
+    return _one_thread() if _forked else _AS_IT_IS
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    if before > 1:
+        _say_once(_FORKED)
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        if before > 1:
+            torch.set_num_threads(before)
 
 
 def assembly(source: str) -> str:

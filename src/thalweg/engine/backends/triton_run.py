@@ -20,8 +20,9 @@ import torch
 from torch import Tensor
 
 from thalweg.engine.backends import LAYOUTS, Numbers, triton_source, upload
-from thalweg.engine.graph import Lane
+from thalweg.engine.graph import VECTORS, Lane
 from thalweg.engine.passes import Program
+from thalweg.engine.sums import COLUMN_BLOCK
 from thalweg.engine.tables import Bucket, Kind
 from thalweg.errors import BackendError
 
@@ -120,18 +121,45 @@ class Tables:
         begin = (torch.arange(len(tensor), device="cpu") - bounds[tensor]) * UNIT
         units = torch.stack([tensor, begin, torch.minimum(begin + UNIT, lengths[tensor])], 1)
         held = [bucket.tensors(s) for s in bucket.kind.codecs if s != "grad"]
-        columns = [bucket.row_size, bucket.row_base, *(map(Tensor.data_ptr, x) for x in held)]
-        self.units, self.rows = len(tensor), sum(bucket.row_count)
+        extents = [
+            found[lane] for lane in VECTORS for found in (bucket.extents.size, bucket.extents.base)
+        ]
+        columns = [*extents, *(map(Tensor.data_ptr, x) for x in held)]
+        self.units = len(tensor)
         self.shared: dict[str, Tensor] = {
             "tensors": self.put(list(zip(*columns, strict=True))),
             "units": units.to(self.device),
             "bounds": bounds.to(self.device),
             "each": torch.arange(self.count, device=self.device),
         }
-        if any(p.by_row for p in bucket.kind.programs):
-            self.shared["row_tensor"] = bucket.row_tensor
+        self.partials = self.column_units = self.folds = 0
+        sweeps = {p.sweep for p in bucket.kind.programs}
+        for lane in sweeps & {Lane.ROW, Lane.LINE}:
+            self.shared[f"{lane.name.lower()}_tensor"] = bucket.extents.owner(lane)
+        if Lane.COLUMN in sweeps:
+            self._columns()
         self.row_of: Sequence[int] | None = None
         self.take_gradients()
+
+    def _columns(self) -> None:
+        """Units of up to 64 lines and BLOCK columns, and what is folded afterwards."""
+        extents, width = self.bucket.extents, triton_source.BLOCK
+        units, folds = [], []
+        for t, (matrices, lines, n) in enumerate(extents.stacks):
+            blocks = -(-lines // COLUMN_BLOCK)
+            k = torch.arange(matrices, device="cpu").view(-1, 1, 1)
+            at = k * lines + torch.arange(0, lines, COLUMN_BLOCK, device="cpu").view(1, -1, 1)
+            c = torch.arange(0, n, width, device="cpu").view(1, 1, -1)
+            some, here = (n - c).clamp(max=width), ((k + 1) * lines - at).clamp(max=COLUMN_BLOCK)
+            first = self.partials + k * blocks * n + c
+            each = torch.arange(blocks, device="cpu").view(1, -1, 1)
+            units.append(_table(t, at * n + c, here * n, some, first + each * n))
+            to = extents.base[Lane.COLUMN][t] + k * n + c
+            folds.append(_table(first, first + blocks * n, n, some, to))
+            self.partials += matrices * blocks * n
+        self.column_units, self.folds = sum(map(len, units)), sum(map(len, folds))
+        self.shared["column_units"] = torch.cat(units).to(self.device)
+        self.shared["folds"] = torch.cat(folds).to(self.device)
 
     def put(self, values: Any) -> Tensor:
         """Integers on the device."""
@@ -147,6 +175,12 @@ class Tables:
             self.shared["row_of"] = self.put(row_of)
         self.row_of = row_of
         return self.shared["row_of"]
+
+
+def _table(*columns: Tensor | int) -> Tensor:
+    """A row for each combination of these indices."""
+    every = [torch.as_tensor(x, device="cpu") for x in columns]
+    return torch.stack(torch.broadcast_tensors(*every), -1).reshape(-1, len(every))  # type: ignore[no-untyped-call]
 
 
 class Pass:
@@ -166,9 +200,14 @@ class Pass:
         self.real = tables.bucket.kind.compute
         self.names = triton_source.arguments(program)
         self.of_tensor = any(c.lane != Lane.HOST for c in program.columns)
-        self.launches = tables.rows if program.by_row else tables.units
-        self.sums = self._results(tables.rows if program.by_row else tables.count)
-        self.out = self.sums if fold is None else self._results(tables.units)
+        units = {Lane.ELEMENT: tables.units, Lane.COLUMN: tables.column_units}
+        partials = {Lane.ELEMENT: tables.units, Lane.COLUMN: tables.partials}
+        totals = tables.bucket.extents.total
+        by_tensor = program.sweep == Lane.ELEMENT
+        self.launches = units[program.sweep] if program.sweep in units else totals[program.sweep]
+        self.sums = self._results(tables.count if by_tensor else totals[program.sweep])
+        self.out = self.sums if fold is None else self._results(partials[program.sweep])
+        self.folds = (tables.count, "bounds") if by_tensor else (tables.folds, "folds")
 
     def _results(self, count: int) -> Tensor:
         shape = (count, len(self.program.reductions))
@@ -176,7 +215,8 @@ class Pass:
 
     def compile(self) -> None:
         """Compile for tables as they will be: their types matter, and that each lies on 16 bytes."""
-        types = {"scalars": self.real, "row_values": self.real, "out": torch.float64}
+        types = {"scalars": self.real, "out": torch.float64}
+        types |= {triton_source.values_of(lane): self.real for lane in VECTORS}
         given = [types.get(n, torch.int64) for n in self.names]
         self.sweep.warmup(*given, grid=(1,), **SETTINGS)
         if self.fold is not None:
@@ -187,8 +227,9 @@ class Pass:
         known = {**self.tables.shared, **self._scalars(numbers), "out": self.out}
         if self.launches:
             launch(self.sweep, self.launches, [known[n] for n in self.names])
-        if self.fold is not None:
-            launch(self.fold, self.tables.count, [known["bounds"], self.out, self.sums])
+        count, table = self.folds
+        if self.fold is not None and count:
+            launch(self.fold, count, [known[table], self.out, self.sums])
         return list(self.sums.unbind(1))
 
     def _scalars(self, numbers: Numbers) -> dict[str, Tensor]:
@@ -200,9 +241,12 @@ class Pass:
             values = list(zip(*(numbers.host[c] for c in self.program.columns), strict=True))
             found["scalar_row"] = self.tables.row_index(numbers.row_of)
             found["scalars"] = upload(values, self.real, self.tables.device)
-        if self.program.row_columns:
-            rows = [numbers.device[c] for c in self.program.row_columns]
-            found["row_values"] = torch.stack(rows, 1).to(self.real)
+        for lane in VECTORS:
+            numbers_of = [numbers.device[c] for c in self.program.along(lane)]
+            if numbers_of:
+                total = self.tables.bucket.extents.total[lane]
+                every = torch.stack([x.expand(total) for x in numbers_of], 1)
+                found[triton_source.values_of(lane)] = every.to(self.real)
         return found
 
     def _per_tensor(self, numbers: Numbers) -> Tensor:

@@ -14,14 +14,20 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from thalweg.engine.codecs import Codec
-from thalweg.engine.graph import Lane, Node
+from thalweg.engine.graph import VECTORS, Lane, Node
 from thalweg.engine.ops import OPS
 from thalweg.engine.passes import Body, Branch, Program, Tree
 
 BLOCK = 1024
 """Elements computed together: eight for each thread of four warps."""
-TENSOR_COLUMNS = 2
-"""Of the table of tensors: the size of a row, the first row, then addresses."""
+SIZE = {lane: 2 * i for i, lane in enumerate(VECTORS)}
+"""In the table of tensors: where the size of a row (matrix, ...) stands; the first row stands behind it."""
+TENSOR_COLUMNS = 2 * len(VECTORS)
+"""Of the table of tensors before the addresses."""
+COLUMN_UNIT = 5
+"""Of the table of units that go by columns: tensor, first element, elements to the end, columns, where to."""
+COLUMN_FOLD = 5
+"""Of the table of their folds: first partial result, their end, their distance, columns, where to."""
 
 _HEAD = f"""\
 import triton
@@ -46,6 +52,33 @@ def larger(a, b):
 def largest(x):
     some = tl.sum((x != x).to(tl.int32)) > 0
     return tl.where(some, float("nan"), tl.max(x))"""
+_ANGLE = """\
+@triton.jit
+def angle(y, x):
+    # atan2 in float64: |atan| at a quarter c near the ratio r, plus a series in (r - c) / (1 + r c), which is
+    # at most 1/8.
+    real = y.dtype
+    y, x = y.to(tl.float64), x.to(tl.float64)
+    up, right = tl.abs(y), tl.abs(x)
+    small, large = tl.minimum(up, right), tl.maximum(up, right)
+    one = tl.full((), 1.0, tl.float64)
+    r = tl.where(large == 0, 0 * one, tl.where(small == large, one, small / large))
+    near = tl.floor(r * 4.0 + 0.5)
+    z = (r - near * 0.25) / (1.0 + r * near * 0.25)
+    w = -z * z
+    a = one / 19
+    for k in tl.static_range(9):
+        a = one / (17 - 2 * k) + w * a
+    a *= z
+    a += tl.where(near == 1, tl.full((), {quarters[0]!r}, tl.float64), 0 * one)
+    a += tl.where(near == 2, tl.full((), {quarters[1]!r}, tl.float64), 0 * one)
+    a += tl.where(near == 3, tl.full((), {quarters[2]!r}, tl.float64), 0 * one)
+    a += tl.where(near == 4, tl.full((), {quarters[3]!r}, tl.float64), 0 * one)
+    pi = tl.full((), {pi!r}, tl.float64)
+    a = tl.where(up > right, pi / 2 - a, a)
+    a = tl.where((x < 0) | ((x == 0) & (one / x < 0)), pi - a, a)
+    a = tl.where((y < 0) | ((y == 0) & (one / y < 0)), -a, a)
+    return tl.where(y != y, y, tl.where(x != x, x, a)).to(real)"""
 _ROWS = """\
 @triton.jit
 def rows_from(at, size, lanes):
@@ -55,19 +88,37 @@ def rows_from(at, size, lanes):
     narrow = tl.minimum(size, BLOCK).to(tl.int32)
     return first + tl.where(lanes < left, 0, 1 + (lanes - left) // narrow)"""
 
+_COLUMNS = """\
+@triton.jit
+def columns_from(at, columns, all, lanes):
+    # The column of each element of a block, counted through the matrices of a tensor.
+    return at + lanes - columns * (rows_from(at, columns, lanes) - rows_from(at, all, lanes))"""
+
 
 def arguments(program: Program) -> tuple[str, ...]:
     """The tables that a pass is launched with, in the order of its parameters."""
     wanted = {
-        "row_tensor" if program.by_row else "units": True,
+        _units(program): True,
         "tensors": True,
         "grads": "grad" in program.loads,
         "scalar_row": bool(program.columns),
         "scalars": bool(program.columns),
-        "row_values": bool(program.row_columns),
+        **{values_of(lane): bool(program.along(lane)) for lane in VECTORS},
         "out": bool(program.reductions),
     }
     return tuple(name for name, is_wanted in wanted.items() if is_wanted)
+
+
+def _units(program: Program) -> str:
+    """The table in which a unit finds what it is."""
+    if program.by_row:
+        return f"{program.sweep.name.lower()}_tensor"
+    return "column_units" if program.sweep == Lane.COLUMN else "units"
+
+
+def values_of(lane: Lane) -> str:
+    """The table with numbers per row, matrix, line or column."""
+    return f"{lane.name.lower()}_values"
 
 
 class Writer:
@@ -89,12 +140,15 @@ class Writer:
         return "\n\n\n".join([_HEAD, *helpers, *passes, *folds]) + "\n"
 
     def _helpers(self, text: str) -> list[str]:
+        text += _COLUMNS if " columns_from(" in text else ""
         double = self.real == "tl.float64"
         every = {
             " div(": _DIV.format(text="a / b" if double else "tl.div_rn(a, b)"),
             " root(": _ROOT.format(text="tl.sqrt(x)" if double else "tl.sqrt_rn(x)"),
+            " angle(": _ANGLE.format(pi=math.pi, quarters=[math.atan(k / 4) for k in (1, 2, 3, 4)]),
             " larger(": _LARGER,
             " rows_from(": _ROWS,
+            " columns_from(": _COLUMNS,
         }
         return [helper for call, helper in every.items() if call in text]
 
@@ -116,12 +170,23 @@ class Writer:
         width = TENSOR_COLUMNS + len(self.held)
         reductions = len(program.reductions)
         if program.by_row:
+            size = SIZE[program.sweep]
             return [
-                "t = tl.load(row_tensor + unit)",
+                f"t = tl.load({_units(program)} + unit)",
                 f"tensor = tensors + {width} * t",
-                "begin = (unit - tl.load(tensor + 1)) * tl.load(tensor)",
-                "end = begin + tl.load(tensor)",
+                f"begin = (unit - tl.load(tensor + {size + 1})) * tl.load(tensor + {size})",
+                f"end = begin + tl.load(tensor + {size})",
                 f"result = out + {reductions} * unit",
+            ]
+        if program.sweep == Lane.COLUMN:
+            return [
+                f"column_units += {COLUMN_UNIT} * unit",
+                "t = tl.load(column_units)",
+                "begin = tl.load(column_units + 1)",
+                "end = begin + tl.load(column_units + 2)",
+                "columns = tl.load(column_units + 3)",
+                f"tensor = tensors + {width} * t",
+                f"result = out + {reductions} * tl.load(column_units + 4)",
             ]
         lines = [
             "t = tl.load(units + 3 * unit)",
@@ -157,16 +222,19 @@ class BodyWriter:
         used = {id(a) for n in body.nodes for a in n.args}
         used |= {id(n) for n in (*body.stores.values(), *body.reduced)}
         self.scalars = [i for i, c in enumerate(program.columns) if id(c) in used]
-        self.rows = [i for i, c in enumerate(program.row_columns) if id(c) in used]
+        self.vectors = [i for i, c in enumerate(program.vectors) if id(c) in used]
+        self.lanes = [n for n in VECTORS if n in {program.vectors[i].lane for i in self.vectors}]
         tables = {
+            "columns": program.sweep == Lane.COLUMN,
             "tensor": True,
             "tl.load(grads + t)": "grad" in self.touched,
             "s": bool(self.scalars),
-            "row_values": bool(self.rows),
+            **dict.fromkeys(map(values_of, self.lanes), True),
             "result": bool(body.reduced),
         }
         given = [table for table, is_used in tables.items() if is_used]
         self.call = f"sweep_{label}({', '.join(['begin', 'end', *given])})"
+        self.parameters = ["begin, end", *("grad" if "(" in table else table for table in given)]
 
     def _stream(self, name: str) -> int:
         return list(self.writer.codecs).index(name)
@@ -190,7 +258,7 @@ class BodyWriter:
 
     def _inputs(self) -> list[str]:
         loaded = [f"x{self._stream(s)}" for s in self.loads]
-        return [*loaded, *(f"r{i}" for i in self.rows), *(f"s{i}" for i in self.scalars)]
+        return [*loaded, *(f"r{i}" for i in self.vectors), *(f"s{i}" for i in self.scalars)]
 
     def _operand(self, node: Node) -> str:
         if node.op == "const":
@@ -200,8 +268,8 @@ class BodyWriter:
                 kind, name = node.attr
                 return f"x{self._stream(name or kind)}"
             return self.names[id(node)]
-        if node.lane == Lane.ROW:
-            text = f"r{self.program.row_columns.index(node)}"
+        if node.lane in VECTORS:
+            text = f"r{self.program.vectors.index(node)}"
         else:
             text = f"s{self.program.columns.index(node)}"
         return f"({text} != 0)" if node.boolean else text
@@ -215,27 +283,62 @@ class BodyWriter:
 
     def sweep(self) -> str:
         """The function that goes over a unit's elements."""
-        rows = self.rows
-        parameters = [
-            "begin, end, tensor",
-            *(["grad"] if "grad" in self.touched else []),
-            *(["s"] if self.scalars else []),
-            *(["row_values"] if rows else []),
-            *(["result"] if self.body.reduced else []),
-        ]
         lines = ["lanes = tl.arange(0, BLOCK)", *(self._address(s) for s in self.touched)]
         lines += [f"s{i} = tl.load(s + {i})" for i in self.scalars]
-        if rows:
-            lines.append("size = tl.load(tensor)")
-            lines.append(f"row_values += {len(self.program.row_columns)} * tl.load(tensor + 1)")
+        lines += self._extents()
         kinds = list(enumerate(self.program.reductions)) if self.body.reduced else []
         lines += [f"sum{i} = tl.full((BLOCK,), {_START[n.op]}, tl.float64)" for i, n in kinds]
-        lines += [f"whole = {self._whole()}", "for at in range(begin, whole, BLOCK):"]
-        lines += [*_indented(self._block(masked=False)), "for at in range(whole, end, BLOCK):"]
-        lines += _indented(["inside = lanes < end - at", *self._block(masked=True)])
-        lines += [f"tl.store(result + {i}, {_TOTAL[n.op].format(f'sum{i}')})" for i, n in kinds]
-        head = f"def sweep_{self.label}({', '.join(parameters)}):"
+        if self.program.sweep == Lane.COLUMN:
+            lines += self._by_columns()
+        else:
+            lines += [f"whole = {self._whole()}", "for at in range(begin, whole, BLOCK):"]
+            lines += _indented(self._block(masked=False))
+            lines += ["for at in range(whole, end, BLOCK):"]
+            lines += _indented(["inside = lanes < end - at", *self._block(masked=True)])
+            lines += [f"tl.store(result + {i}, {_TOTAL[n.op].format(f'sum{i}')})" for i, n in kinds]
+        head = f"def sweep_{self.label}({', '.join(self.parameters)}):"
         return "\n".join(["@triton.jit", head, *_indented(lines)])
+
+    def _by_columns(self) -> list[str]:
+        """Some columns of some lines, added up line by line."""
+        width = len(self.program.reductions)
+        return [
+            "inside = lanes < columns",
+            f"for at in range(begin, end, tl.load(tensor + {SIZE[Lane.LINE]})):",
+            *_indented(self._block(masked=True)),
+            *(
+                f"tl.store(result + {width} * lanes + {i}, sum{i}, mask=inside)"
+                for i in range(width)
+            ),
+        ]
+
+    def _extents(self) -> list[str]:
+        """Sizes of rows, lines, ..., and their numbers from the first one of the tensor on."""
+        sizes = dict.fromkeys(n for n in self.lanes if n != Lane.COLUMN)
+        if Lane.COLUMN in self.lanes:
+            sizes |= dict.fromkeys((Lane.MATRIX, Lane.LINE))
+        lines = [f"{n.name.lower()}_size = tl.load(tensor + {SIZE[n]})" for n in sizes]
+        for lane in self.lanes:
+            width = len(self.program.along(lane))
+            lines.append(f"{values_of(lane)} += {width} * tl.load(tensor + {SIZE[lane] + 1})")
+        return lines
+
+    def _numbers(self, mask: str) -> list[str]:
+        """The number of each element's row, matrix, line, column."""
+        lines = []
+        for lane in self.lanes:
+            name = lane.name.lower()
+            index = (
+                "columns_from(at, line_size, matrix_size, lanes)"
+                if lane == Lane.COLUMN
+                else f"rows_from(at, {name}_size, lanes)"
+            )
+            lines.append(f"{name} = {name}_values + {len(self.program.along(lane))} * {index}")
+        for i in self.vectors:
+            node = self.program.vectors[i]
+            place = self.program.along(node.lane).index(node)
+            lines.append(f"r{i} = tl.load({node.lane.name.lower()} + {place}{mask})")
+        return lines
 
     def _address(self, stream: str) -> str:
         if stream == "grad":
@@ -257,11 +360,7 @@ class BodyWriter:
         lines = [self._pointer(s, masked) for s in self.touched]
         loads = {self._stream(s): self._cast(s) for s in self.loads}
         lines += [f"x{i} = tl.load(p{i}{mask}){cast}" for i, cast in loads.items()]
-        if self.rows:
-            lines.append(
-                f"row = row_values + {len(self.program.row_columns)} * rows_from(at, size, lanes)"
-            )
-        lines += [f"r{i} = tl.load(row + {i}{mask})" for i in self.rows]
+        lines += self._numbers(mask)
         out = [f"y{i}" for i in range(len(self.body.stores) + len(self.body.reduced))]
         lines.append(f"{', '.join(out)} = update_{self.label}({', '.join(self._inputs())})")
         lines += [
@@ -308,6 +407,8 @@ def _indented(lines: Sequence[str]) -> list[str]:
 
 def _fold(index: int, program: Program) -> str:
     """The kernel that adds up each tensor's partial results, in the order of its units."""
+    if program.sweep == Lane.COLUMN:
+        return _fold_columns(index, program)
     width = len(program.reductions)
     kinds = list(enumerate(program.reductions))
     block = ["inside = lanes < end - at", f"part = partials + {width} * (at + lanes)"]
@@ -327,6 +428,30 @@ def _fold(index: int, program: Program) -> str:
             f"    tl.store(out + {width} * t + {i}, {_TOTAL[n.op].format(f'sum{i}')})"
             for i, n in kinds
         ),
+    ])  # fmt: skip
+
+
+def _fold_columns(index: int, program: Program) -> str:
+    """The kernel that adds up some columns' partial results, one after another."""
+    width = len(program.reductions)
+    kinds = list(enumerate(program.reductions))
+    block = []
+    for i, n in kinds:
+        loaded = (
+            f"tl.load(partials + {width} * (at + lanes) + {i}, mask=inside, other={_START[n.op]})"
+        )
+        block.append(f"sum{i} = {_JOIN[n.op].format(f'sum{i}', loaded)}")
+    return "\n".join([
+        "@triton.jit",
+        f"def fold_{index}(folds, partials, out):",
+        f"    fold = folds + {COLUMN_FOLD} * tl.program_id(0).to(tl.int64)",
+        "    lanes = tl.arange(0, BLOCK)",
+        "    inside = lanes < tl.load(fold + 3)",
+        *(f"    sum{i} = tl.full((BLOCK,), {_START[n.op]}, tl.float64)" for i, n in kinds),
+        "    for at in range(tl.load(fold), tl.load(fold + 1), tl.load(fold + 2)):",
+        *_indented(_indented(block)),
+        f"    result = out + {width} * (tl.load(fold + 4) + lanes)",
+        *(f"    tl.store(result + {i}, sum{i}, mask=inside)" for i, _ in kinds),
     ])  # fmt: skip
 
 

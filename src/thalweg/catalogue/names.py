@@ -6,31 +6,41 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
 from thalweg import optim
+from thalweg.engine.arguments import unknown
 from thalweg.engine.option import PUBLIC, Option
 from thalweg.errors import ArgumentError, ArgumentTypeError, suggest
 
-_CLASSES: dict[str, type[torch.optim.Optimizer]] = {
+CLASSES: dict[str, type[torch.optim.Optimizer]] = {
     name.lower(): getattr(optim, name) for name in optim.__all__
 }
+"""Every optimizer by its name in lower case."""
 
 
-def list_optimizers() -> list[str]:
-    """The names that `create_optimizer` takes, sorted.
+@dataclass(frozen=True)
+class Named:
+    """What a text names.
 
-    Example:
-        >>> import thalweg
-        >>> "lion" in thalweg.list_optimizers()
-        True
+    Args:
+        name: The optimizer's name, as in the list.
+        cls: Its class.
+        arguments: Those written in the text.
+        options: The options written in the text, made.
     """
-    return sorted(_CLASSES)
+
+    name: str
+    cls: type[torch.optim.Optimizer]
+    arguments: Mapping[str, Any]
+    options: tuple[Option, ...]
 
 
 def create_optimizer(
@@ -53,27 +63,52 @@ def create_optimizer(
         >>> optimizer.param_groups[0]["lookahead_k"]
         5
     """
-    if not isinstance(name, str):
+    named = read(name)
+    merged = {**arguments, **named.arguments}
+    known = inspect.signature(named.cls).parameters
+    for argument in merged:
+        if argument not in known:
+            raise ArgumentTypeError(unknown(named.cls.__name__, argument, list(known)))
+    if named.options and "options" not in known:
         raise ArgumentTypeError(
-            f"the optimizer's name is {name!r}; it comes second, as in create_optimizer(model, 'lion')"
+            f"{named.cls.__name__} takes no options; {name!r} needs an argument 'options' that it has not"
         )
-    (head, given), *parts = parse(name)
-    if head not in _CLASSES:
-        raise ArgumentError(
-            f"unknown optimizer {head!r}.{suggest(head, _CLASSES)} Known: {', '.join(list_optimizers())}."
-        )
-    chosen = [_option(part, values) for part, values in parts]
-    if "*" in given:
-        raise ArgumentError(
-            f"{head}({given['*'][0]!r}) in {name!r}: write the argument's name, as {head}(weight_decay=0.1)"
-        )
-    merged = {**arguments, **given}
-    if chosen:
-        merged["options"] = [*merged.get("options", ()), *chosen]
+    if named.options:
+        merged["options"] = [*merged.get("options", ()), *named.options]
     params = model_or_params
     if isinstance(params, nn.Module):
         params = [(n, p) for n, p in params.named_parameters() if p.requires_grad]
-    return _CLASSES[head](params, **merged)
+    return named.cls(params, **merged)
+
+
+def read(text: str) -> Named:
+    """What an optimizer's name stands for, with the arguments and options behind it.
+
+    Raises:
+        ValueError: An unknown name (with a suggestion), or text that is not of this grammar.
+        TypeError: It is no text, or an option does not have such an argument.
+    """
+    if not isinstance(text, str):
+        raise ArgumentTypeError(
+            f"the optimizer's name is {text!r}; it is a string, as in create_optimizer(model, 'lion')"
+        )
+    (head, given), *parts = parse(text)
+    name = head if head in CLASSES else {_bare(k): k for k in CLASSES}.get(_bare(head))
+    if name is None:
+        raise ArgumentError(
+            f"unknown optimizer {head!r}.{suggest(head, CLASSES)} Known: {', '.join(sorted(CLASSES))}."
+        )
+    chosen = tuple(_option(part, values) for part, values in parts)
+    if "*" in given:
+        raise ArgumentError(
+            f"{head}({given['*'][0]!r}) in {text!r}: write the argument's name, as {head}(weight_decay=0.1)"
+        )
+    return Named(name, CLASSES[name], given, chosen)
+
+
+def option_classes() -> dict[str, type[Option]]:
+    """Every option by the name that it has in strings."""
+    return {_snake(cls.__name__): cls for cls in PUBLIC.values()}
 
 
 def parse(text: str) -> list[tuple[str, dict[str, Any]]]:
@@ -116,8 +151,8 @@ def _part(node: ast.expr, text: str) -> tuple[str, dict[str, Any]]:
 
 
 def _option(name: str, values: dict[str, Any]) -> Option:
-    classes = {_snake(cls.__name__): cls for cls in PUBLIC.values()}
-    cls = classes.get(name) or {k.replace("_", ""): c for k, c in classes.items()}.get(name)
+    classes = option_classes()
+    cls = classes.get(name) or {_bare(k): c for k, c in classes.items()}.get(_bare(name))
     if cls is None:
         raise ArgumentError(
             f"unknown option {name!r}.{suggest(name, classes)} Known: {', '.join(sorted(classes))}."
@@ -130,6 +165,10 @@ def _option(name: str, values: dict[str, Any]) -> Option:
         raise ArgumentTypeError(
             f"{name}: {str(e).replace(f'{cls.__name__}.__init__() ', '')}"
         ) from None
+
+
+def _bare(name: str) -> str:
+    return name.replace("_", "")
 
 
 def _snake(name: str) -> str:

@@ -1,0 +1,69 @@
+"""The catalogue in the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from thalweg.catalogue.docstrings import first_sentence
+from thalweg.catalogue.info import OptimizerInfo
+from thalweg.catalogue.names import CLASSES
+from thalweg.catalogue.trial import Trial
+
+
+def show_list(names: Iterable[str], console: Console) -> None:
+    """Print a line for each optimizer: name, state, what it is."""
+    table = _table("optimizer", "bytes/param", "what it does")
+    for name in names:
+        size = sum(Trial(name).state().values())
+        table.add_row(Text(name, "bold"), f"{size:.3g}", Text(first_sentence(CLASSES[name])))
+    console.print(table)
+    console.print(
+        "bytes/param: state per float32 parameter, by default. More: thalweg info NAME",
+        style="dim",
+        highlight=False,
+    )
+
+
+def show_info(info: OptimizerInfo, console: Console) -> None:
+    """Print all about one optimizer."""
+    console.print(Text.assemble((info.name, "bold"), f"  {info.summary}\n"))
+    for variant in info.variants:
+        if variant.when:
+            console.print(Text(f"\nwith {variant.when}:", "dim"))
+        console.print(Text(variant.formula), soft_wrap=True)
+    console.print()
+    arguments = _table("argument", "default", "allowed", "what it is")
+    for a in info.arguments:
+        meaning = a.meaning if a.passed else "a key of the group"
+        arguments.add_row(Text(a.name, "bold"), repr(a.default), Text(a.range), Text(meaning))
+    console.print(arguments)
+    for title, text in _facts(info):
+        console.print(Text.assemble((f"{title}  ", "bold"), text))
+
+
+def _facts(info: OptimizerInfo) -> list[tuple[str, str]]:
+    kept = [
+        f"{v.state_bytes:.3g} ({', '.join(v.state) or 'nothing'}){f' with {v.when}' if v.when else ''}"
+        for v in info.variants
+    ]
+    facts = [
+        ("bytes of state per float32 parameter", "; ".join(dict.fromkeys(kept))),
+        ("takes", str(info.capabilities)),
+        ("options", ", ".join(info.options) or "none"),
+        ("paper", info.paper),
+        ("differs", info.differs),
+        ("from AdamW", info.advice),
+    ]
+    return [(title, text) for title, text in facts if text]
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, collapse_padding=True)
+    for name in columns:
+        table.add_column(name, justify="right" if name == "bytes/param" else "left")
+    return table

@@ -1,0 +1,114 @@
+"""Running the checks, each for itself: none sees what another left behind."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch.optim import Optimizer
+
+from thalweg.conformance.check import Check, Failed, NotApplicable, chosen, declared
+from thalweg.conformance.report import FAIL, NOT_APPLICABLE, PASS, Outcome, Report
+from thalweg.conformance.subject import Factory, Subject
+from thalweg.errors import ArgumentError
+
+
+def check_optimizer(
+    factory: Factory,
+    *,
+    capabilities: Iterable[str] = (),
+    checks: Iterable[str] | None = None,
+    title: str | None = None,
+) -> Report:
+    """Examine an optimizer, anybody's: does it behave as users of `torch.optim` may rely on?
+
+    Every check walks small parameters on the CPU for a few steps; all of them take a second or two, more
+    where one hangs (that one is killed after five seconds and counts as failed).
+
+    Args:
+        factory: factory(params, **overrides) returns a `torch.optim.Optimizer`; overrides are arguments
+            of the optimizer, such as lr. A class is a factory if it needs nothing but parameters.
+        capabilities: What its author declares (`thalweg.conformance.CAPABILITIES`); the only reason,
+            beside what its own groups and state show, for which a check is not applicable.
+        checks: Names of checks; by default all.
+        title: What the report calls it; by default its class.
+
+    Returns:
+        What passed, what failed with what was expected and got, and what was not applicable with why.
+
+    Raises:
+        ArgumentError: An unknown check or capability, or a factory that makes no optimizer.
+
+    Example:
+        >>> import torch
+        >>> from thalweg.conformance import check_optimizer
+        >>> report = check_optimizer(torch.optim.SGD, checks=["resume", "closure-once"])
+        >>> print(report)
+        torch.optim.SGD: 2 of 2 pass, 0 not applicable
+    """
+    subject = Subject(factory, declared(capabilities))
+    wanted = chosen(checks)
+    found = _named(subject) if title is None else title
+    start = time.perf_counter()
+    outcomes = [_examine(c, subject) for c in wanted]
+    return Report(found, tuple(sorted(subject.declared)), outcomes, time.perf_counter() - start)
+
+
+def _named(subject: Subject) -> str:
+    """Build it once: what cannot be built is no failure of a check but a wrong factory."""
+    try:
+        optimizer = subject.make(subject.parameters())
+    except Exception as e:
+        raise ArgumentError(
+            f"the factory could not build an optimizer over three parameters: {type(e).__name__}: {e}; "
+            "it is called as factory(params); give it a function that fills in the rest, and declare "
+            "matrix-only, sparse-only or closure-required where that is so"
+        ) from e
+    if not isinstance(optimizer, Optimizer):
+        raise ArgumentError(
+            f"the factory returned a {type(optimizer).__name__}, which is no torch.optim.Optimizer: "
+            "schedulers, scalers and trainers refuse or ignore it"
+        )
+    cls = type(optimizer)
+    package = cls.__module__.split(".")
+    public = ".".join(package[:2] if package[0] == "torch" else package[:1])
+    return f"{public}.{cls.__name__}"
+
+
+def _examine(check: Check, subject: Subject) -> Outcome:
+    excuse = check.excused(subject.declared)
+    if excuse is not None:
+        return Outcome(check.name, check.reason, NOT_APPLICABLE, excuse)
+    status, message = PASS, ""
+    with _apart():
+        try:
+            check.run(subject)
+        except NotApplicable as e:
+            status, message = NOT_APPLICABLE, str(e)
+        except Failed as e:
+            status, message = FAIL, str(e)
+        except Exception as e:
+            status, message = FAIL, f"expected no exception; got {type(e).__name__}: {_short(e)}"
+    return Outcome(check.name, check.reason, status, message)
+
+
+def _short(e: Exception) -> str:
+    line = " ".join(str(e).split())
+    return line if len(line) <= 200 else f"{line[:197]}..."
+
+
+@contextmanager
+def _apart() -> Iterator[None]:
+    """Keep a check's random numbers, default dtype, threads, gradients mode and warnings to itself."""
+    dtype, threads = torch.get_default_dtype(), torch.get_num_threads()
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings(), torch.enable_grad():
+        warnings.simplefilter("ignore")
+        torch.manual_seed(0)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(dtype)
+            torch.set_num_threads(threads)

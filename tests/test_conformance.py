@@ -1,0 +1,300 @@
+"""The conformance kit: each check can say no, a sound optimizer passes all, and so do ours."""
+
+import inspect
+import json
+
+import pytest
+import torch
+from benchmarks import conformance
+
+import thalweg
+from broken_optimizers import BROKEN, CrashesInForks, Sound
+from thalweg.conformance import CAPABILITIES, CHECKS, calls, check_optimizer, machine
+from thalweg.conformance.named import named_factory
+from thalweg.errors import ArgumentError
+from thalweg.importing import import_object
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch):
+    monkeypatch.setattr(machine, "PATIENCE", 2.0)
+
+
+def needed(name):
+    return CHECKS[name].needs[:1]
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_each_check_fails_on_what_is_broken(name):
+    broken, said = BROKEN[name]
+    report = check_optimizer(broken, checks=[name], capabilities=needed(name))
+    (outcome,) = report.outcomes
+    assert outcome.status == "fail"
+    assert outcome.message.startswith("expected ")
+    assert "; got " in outcome.message
+    assert said in outcome.message
+    assert not report.ok
+
+
+def test_nothing_is_broken_that_no_check_finds():
+    assert set(BROKEN) == set(CHECKS)
+
+
+def test_a_sound_optimizer_passes_every_check():
+    report = check_optimizer(Sound)
+    assert report.ok, report
+    assert [o.name for o in report.not_applicable] == ["sparse-gradient"]
+    assert len(report.passed) == len(CHECKS) - 1
+
+
+def test_a_crash_in_a_fork_is_told_from_a_hang():
+    report = check_optimizer(CrashesInForks, checks=["fork"])
+    assert "got an exception or a crash in it" in report.failed[0].message
+
+
+OURS = sorted(thalweg.optim.__all__)
+OPEN = {
+    "LBFGS": {"fork", "thread-counts"},  # its step and its sums are torch's
+    "AdaBound": {"lr-from-groups"},  # bounds follow lr over the first lr, as the authors' do
+    "AMSBound": {"lr-from-groups"},
+    "LAMB": {"complex"},  # a norm over complex numbers is not that over their parts yet
+    "LARS": {"complex"},
+}
+"""What one of ours does not do, and why."""
+
+
+def examine(name, factory, left_out=()):
+    """Run what is not left out, with what walking the class shows of it as declared."""
+    declared = conformance._declared(name, getattr(thalweg, name))
+    left_out = {*left_out, *OPEN.get(name, ())}
+    checks = [check for check in CHECKS if check not in left_out]
+    return check_optimizer(factory, capabilities=declared, checks=checks)
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_ours_pass_all_that_applies(name):
+    report = examine(name, getattr(thalweg, name))
+    assert report.ok, report
+
+
+BACKENDS = {"eager": {"foreach": False, "fused": False}, "foreach": {"foreach": True}}
+OTHERWISE = {
+    "failed-allocation": "eager and foreach allocate while they run",
+    "tensor-lr": "torch's foreach refuses it in the same words",
+}
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("name", OURS)
+def test_ours_pass_on_the_other_backends(name, backend):
+    def factory(params, **overrides):
+        return getattr(thalweg, name)(params, **{**BACKENDS[backend], **overrides})
+
+    if "foreach" not in inspect.signature(getattr(thalweg, name)).parameters:
+        pytest.skip("has one backend")
+    report = examine(name, factory, OTHERWISE)
+    assert report.ok, report
+
+
+def test_what_is_declared_is_not_asked_and_is_counted():
+    report = check_optimizer(Sound, checks=["complex", "zero-dim"], capabilities=["real-only"])
+    (excused,) = report.not_applicable
+    assert excused.name == "complex"
+    assert excused.message == "declared real-only: takes no complex parameters"
+    assert report.declared == ("real-only",)
+    assert report.summary() == "broken_optimizers.Sound: 1 of 1 pass, 1 not applicable"
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+def test_every_capability_changes_what_is_asked(capability):
+    assert any(capability in (*c.needs, *c.unless) for c in CHECKS.values())
+
+
+def test_what_is_not_declared_is_no_excuse():
+    """SparseAdam refuses dense gradients: without a word of its author's, that is a failure."""
+    report = check_optimizer(torch.optim.SparseAdam, checks=["resume"])
+    assert "does not support dense gradients" in report.failed[0].message
+    report = check_optimizer(
+        torch.optim.SparseAdam, checks=["resume", "sparse-gradient"], capabilities=["sparse-only"]
+    )
+    assert report.ok, report
+
+
+@pytest.mark.parametrize(
+    ("cls", "capabilities"),
+    [
+        (torch.optim.LBFGS, ["closure-required", "one-group", "coupled"]),
+        (torch.optim.Muon, ["matrix-only", "real-only"]),
+    ],
+)
+def test_optimizers_of_other_kinds_can_be_walked(cls, capabilities):
+    names = ["resume", "repeatable", "gradients-untouched", "closure-grad", "closure-loss"]
+    report = check_optimizer(cls, checks=names, capabilities=capabilities)
+    assert report.ok, report
+
+
+@pytest.mark.parametrize(
+    ("keywords", "sentence"),
+    [
+        ({"checks": ["resumes"]}, "unknown check 'resumes'. Did you mean 'resume'?"),
+        ({"capabilities": ["real"]}, "unknown capability 'real'. Did you mean 'real-only'?"),
+    ],
+)
+def test_unknown_names_are_refused(keywords, sentence):
+    with pytest.raises(ArgumentError, match=sentence.replace("?", r"\?")):
+        check_optimizer(Sound, **keywords)
+
+
+@pytest.mark.parametrize(
+    ("factory", "sentence"),
+    [
+        (lambda: None, "the factory could not build an optimizer .*TypeError"),
+        (lambda params: params, "the factory returned a list, which is no torch.optim.Optimizer"),
+    ],
+)
+def test_a_factory_that_makes_no_optimizer_is_refused(factory, sentence):
+    with pytest.raises(ArgumentError, match=sentence):
+        check_optimizer(factory)
+
+
+def test_checks_leave_the_process_as_it_was():
+    torch.manual_seed(5)
+    threads, wanted = torch.get_num_threads(), torch.rand(1)
+    torch.manual_seed(5)
+    check_optimizer(Sound, checks=["thread-counts", "counts-in-bf16", "repeatable"])
+    assert torch.equal(torch.rand(1), wanted)
+    assert torch.get_num_threads() == threads
+    assert torch.get_default_dtype() == torch.float32
+
+
+def test_every_scheduler_of_torch_is_walked():
+    public = {
+        name
+        for name, cls in vars(torch.optim.lr_scheduler).items()
+        if isinstance(cls, type) and issubclass(cls, torch.optim.lr_scheduler.LRScheduler)
+    }
+    assert public - {"LRScheduler", "_LRScheduler"} <= set(calls.SCHEDULERS)
+
+
+def test_the_report_reads():
+    text = str(check_optimizer(Sound, checks=["resume", "sparse-gradient"], title="mine"))
+    assert text.splitlines() == [
+        "mine: 1 of 1 pass, 1 not applicable",
+        "  not applicable sparse-gradient: not declared sparse or sparse-only: takes sparse gradients",
+    ]
+    for check in CHECKS.values():
+        assert check.reason.endswith(".")
+
+
+# --- by name, and from the command line -----------------------------------------------------------
+
+
+def thalweg_check(*arguments):
+    pytest.importorskip("typer")
+    from typer.testing import CliRunner
+
+    from thalweg import cli
+
+    return CliRunner().invoke(cli.app(), ["check", *arguments], env={"COLUMNS": "200"})
+
+
+def test_the_command_lists_what_failed_and_says_so_by_its_exit_code():
+    names = ["--only", "misspelt-argument", "--only", "resume", "--only", "sparse-gradient"]
+    found = thalweg_check("broken_optimizers.TakesAnything", *names)
+    assert found.exit_code == 1
+    assert "weight_decya; got an optimizer" in found.output
+    assert "resume" not in found.output
+    assert "not declared sparse or sparse-only" in found.output
+    assert "broken_optimizers.TakesAnything: 1 of 2 pass, 1 not applicable" in found.output
+
+
+def test_the_command_lists_all_on_request():
+    found = thalweg_check("lion + lookahead(k=2)", "--only", "resume", "--only", "complex", "--all")
+    assert found.exit_code == 0, found.output
+    assert CHECKS["resume"].reason in found.output
+    assert "thalweg.Lion: 2 of 2 pass, 0 not applicable" in found.output
+    declared = thalweg_check("lion", "--only", "complex", "--declare", "real-only")
+    assert declared.exit_code == 0
+    assert "declared real-only: takes no complex parameters" in declared.output
+
+
+@pytest.mark.parametrize(
+    ("spec", "momentum"),
+    [
+        ("torch.optim.SGD(momentum=0.5)", 0.5),
+        ("torch.optim:SGD( momentum = 0.5 )", 0.5),
+        ("torch.optim.sgd.SGD", 0),
+        ("sgd(momentum=0.25)", 0.25),
+    ],
+)
+def test_optimizers_by_name(spec, momentum):
+    optimizer = named_factory(spec)([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
+    assert optimizer.defaults["momentum"] == momentum
+    assert optimizer.defaults["lr"] == 0.5
+
+
+class WithoutRate(Sound):
+    def __init__(self, params, lr):
+        super().__init__(params, lr)
+
+
+def test_a_rate_without_default_is_filled_in():
+    build = named_factory("test_conformance.WithoutRate")
+    assert build([torch.nn.Parameter(torch.zeros(1))]).defaults["lr"] == 1e-3
+
+
+@pytest.mark.parametrize(
+    ("spec", "sentence"),
+    [
+        ("nope.x", "nope.x: cannot import nope: ModuleNotFoundError: No module named 'nope'."),
+        ("nope.y:x", "nope.y:x: cannot import nope.y: ModuleNotFoundError"),
+        ("torch.optim.Nope", "torch.optim.Nope: torch.optim has no attribute 'Nope'."),
+        ("torch.optim.lr_scheduler", "lr_scheduler is a module; needed is an optimizer class"),
+        ("torch.optim.SGD(0.1)", "arguments are literals by name"),
+        ("torch.optim.SGD(lr=x)", "arguments are literals by name"),
+        ("torch.optim.SGD)(", "could not build"),
+        ("liom", "unknown optimizer 'liom'. Did you mean 'lion'?"),
+    ],
+)
+def test_names_that_stand_for_nothing_are_refused_in_one_line(spec, sentence):
+    found = thalweg_check(spec)
+    assert found.exit_code == 2
+    assert found.stderr.startswith("Error: ")
+    assert found.stderr.count("\n") == 1
+    assert sentence in found.stderr
+
+
+def test_a_module_that_fails_while_imported_is_named(tmp_path, monkeypatch):
+    package = tmp_path / "failing_package"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "inner.py").write_text("import module_that_is_not_there")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ArgumentError, match=r"cannot import failing_package\.inner: ModuleN"):
+        import_object("failing_package.inner.Class")
+
+
+# --- the published table --------------------------------------------------------------------------
+
+
+def test_the_page_is_what_the_results_say():
+    """After `python -m benchmarks.conformance NAME` or `--page` it is."""
+    published = json.loads(conformance.RESULTS.read_text())
+    assert conformance.PAGE.read_text() == conformance.page(published)
+    ours = published["thalweg"]["classes"]
+    assert set(ours) <= set(thalweg.optim.__all__)
+    assert not [name for name, found in ours.items() if found["failed"]]
+
+
+def test_the_capabilities_of_a_class_are_found_by_walking_it():
+    declared = {
+        name: conformance._declared(name, named_factory(f"torch.optim.{name}"))
+        for name in ("SGD", "AdamW", "Muon", "SparseAdam")
+    }
+    assert declared == {
+        "SGD": {"sparse"},
+        "AdamW": set(),
+        "Muon": {"matrix-only", "real-only"},
+        "SparseAdam": {"sparse-only", "real-only"},
+    }
+    assert conformance._declared("Ranger", thalweg.Ranger) == {"real-only"}
