@@ -80,7 +80,7 @@ def test_public_names_exist_and_are_listed() -> None:
     for name in thalweg.__all__:
         assert hasattr(thalweg, name), name
     public = {n for n in vars(thalweg) if not n.startswith("_")}
-    modules = {"engine", "optim", "wrappers", "catalogue", "conformance", "importing"}
+    modules = {"engine", "optim", "wrappers", "catalogue", "conformance", "files", "importing"}
     modules |= {"study", "cli", "house"}
     assert public - modules == set(thalweg.__all__)
 

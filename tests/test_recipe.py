@@ -267,6 +267,20 @@ def test_another_models_checkpoint_is_refused_and_nothing_changed() -> None:
 # One step -----------------------------------------------------------------------------------------
 
 
+def test_a_schedule_of_steps_resumes_behind_a_skipped_step() -> None:
+    def made() -> Recipe:
+        model = network()
+        optimizer = thalweg.SGD(model.parameters(), lr=0.1)
+        return Recipe(model, optimizer, Scheduler(optimizer, "linear(10)"), scaler=scaler())
+
+    whole, broken, again = made(), made(), made()
+    run(whole, 5, overflow=2)
+    run(broken, 3, overflow=2)
+    again.load_state_dict(copy.deepcopy(broken.state_dict()))
+    run(again, 2)
+    same(whole.state_dict(), again.state_dict())
+
+
 def test_a_skipped_step_moves_neither_average_nor_schedule_of_steps() -> None:
     model = network()
     optimizer = thalweg.AdamW(model.parameters(), lr=0.1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, overload
 
@@ -24,8 +24,9 @@ from thalweg.engine.arguments import (
 from thalweg.engine.averages import TRAINING, WEIGHTS, average_of, keeps_average
 from thalweg.engine.backends.choice import check_fusable
 from thalweg.engine.backends.toolchain import step_threads
-from thalweg.engine.checkpoint import check_groups, loaded_state, merged_group
+from thalweg.engine.checkpoint import all_loaded, check_groups, merged_group
 from thalweg.engine.groups import graph_of, resolve, wanted_slots
+from thalweg.engine.matching import by_name
 from thalweg.engine.option import Option, check_options, find_option
 from thalweg.engine.plan import Plan, Plans
 from thalweg.engine.prepare import Pending, Preparation, parameter_name
@@ -128,6 +129,10 @@ class Optimizer(Strict, torch.optim.Optimizer):
         self._check_shared(full)
         for key, value in taken_at_construction(full, self.param_groups).items():
             group.setdefault(key, value)
+        if keeps_average(
+            full
+        ):  # there from the start: flat distributed checkpoints load what is there
+            group.setdefault(TRAINING, True)
         super().add_param_group(group)
         try:
             self._try_out(self.param_groups[-1])
@@ -256,12 +261,17 @@ class Optimizer(Strict, torch.optim.Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any], *, strict: bool = True) -> None:
         """Load a checkpoint of this optimizer, or of torch's of the same algorithm; everything is copied.
 
+        Where both know their parameters' names (`model.named_parameters()` at construction) they are matched
+        by name, whatever their order and groups; else by position, as in torch. Numbers of the groups
+        follow the checkpoint; rule, options and storage are the constructor's.
+
         Args:
             state_dict: What `state_dict()` returned.
-            strict: Refuse a checkpoint with another rule or other options; without, this optimizer's stay.
+            strict: Refuse a checkpoint with other names, another rule or other options. Without, what
+                matches is taken, this optimizer's rule and options stay, and what is missing begins anew.
 
         Raises:
-            CheckpointError: It is another rule's or has other options or shapes; nothing was changed.
+            CheckpointError: It has other names, options or shapes, or is another rule's; nothing was changed.
             ValueError: It has other groups.
         """
         self._check_training("load_state_dict()")
@@ -275,13 +285,15 @@ class Optimizer(Strict, torch.optim.Optimizer):
                     f"this is no optimizer's state_dict: it has {', '.join(map(repr, list(given)[:3]))}, "
                     "...; it needs 'state' and 'param_groups'"
                 )
+            given = by_name(self.param_groups, given, strict=strict)
+            saved = given["param_groups"]
             if [len(g["params"]) for g in saved] != [len(g["params"]) for g in self.param_groups]:
                 return given  # torch says it, in its words
-            check_groups(self.param_groups, saved, strict=strict)
+            check_groups(self.param_groups, given, strict=strict)
             groups = [merged_group(own, g) for own, g in zip(self.param_groups, saved, strict=True)]
             for i, group in enumerate(groups):
                 check_numbers(type(self).__name__, group, f", group {i} of the checkpoint")
-            checked["state"] = self._loaded(given, strict=strict)
+            checked["state"] = all_loaded(self.param_groups, given, strict=strict)
             return {**given, "state": {}, "param_groups": groups}
 
         def fill(_: Any) -> None:
@@ -297,24 +309,6 @@ class Optimizer(Strict, torch.optim.Optimizer):
         finally:
             for handle in handles:
                 handle.remove()
-
-    def _loaded(self, given: Mapping[str, Any], *, strict: bool) -> dict[Any, Any]:
-        """The checkpoint's state by parameter."""
-        owner: dict[Any, tuple[Tensor, Group, str]] = {}
-        for i, (own, saved) in enumerate(
-            zip(self.param_groups, given["param_groups"], strict=False)
-        ):
-            merged = {**merged_group(own, saved), "params": own["params"]}
-            for j, (key, p) in enumerate(zip(saved["params"], own["params"], strict=False)):
-                owner[key] = p, merged, parameter_name(own, i, j)
-        found: dict[Any, Any] = {}
-        for key, entries in given["state"].items():
-            if key in owner:
-                p, group, where = owner[key]
-                found[p] = loaded_state(p, group, entries, where, strict=strict)
-            else:
-                found[key] = entries
-        return found
 
     # Looking at it --------------------------------------------------------------------------------
 
@@ -364,7 +358,8 @@ class Optimizer(Strict, torch.optim.Optimizer):
             for p in group["params"]:
                 if WEIGHTS in self.state.get(p, {}):
                     p.copy_(self.state[p].pop(WEIGHTS))
-            group.pop(TRAINING, None)
+            if TRAINING in group:
+                group[TRAINING] = True
 
     @contextmanager
     def averaged(self) -> Iterator[None]:

@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from thalweg.engine.arguments import Strict
+from thalweg.engine.matching import by_name
 from thalweg.engine.rule import Hyper
-from thalweg.errors import ArgumentError, BackendError
+from thalweg.errors import ArgumentError, BackendError, CheckpointError
 
 _COUNTS = (
     Hyper("max_iter", 20, low=0, integer=True),
@@ -115,8 +116,17 @@ class LBFGS(Strict, torch.optim.LBFGS):
             state_dict: What `state_dict()` returned.
 
         Raises:
-            ValueError: It has other groups.
+            ValueError: It has other groups, or names other parameters or in another order: the history is
+                one vector over all of them.
         """
+        if "state" in state_dict and "param_groups" in state_dict:
+            matched = by_name(self.param_groups, state_dict, strict=True)["param_groups"]
+            if [g["params"] for g in matched] != [g["params"] for g in state_dict["param_groups"]]:
+                raise CheckpointError(
+                    "the checkpoint's parameters stand in another order, and LBFGS keeps one vector over "
+                    "all of them: make the optimizer with them in the checkpoint's order, "
+                    f"{', '.join(map(repr, state_dict['param_groups'][0]['param_names'][:8]))}"
+                )
         if "state" in state_dict:  # torch would write into the caller's tensors in the next step
             state_dict = {**state_dict, "state": copy.deepcopy(state_dict["state"])}
         super().load_state_dict(state_dict)

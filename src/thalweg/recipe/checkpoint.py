@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -118,23 +116,3 @@ def _check_parts(recipe: Recipe, state: Mapping[str, Any], *, strict: bool) -> N
             f"the checkpoint is of another recipe: {'; '.join(differs)}. Make the recipe as it was, or "
             "load with strict=False to go on with this one"
         )
-
-
-def save(state: Mapping[str, Any], path: str | Path) -> None:
-    """Write aside, flush to the disk, rename: at any moment the path has a whole file or none."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with aside.open("wb") as file:
-            torch.save(dict(state), file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

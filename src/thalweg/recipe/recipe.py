@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
+from thalweg import files
 from thalweg.errors import ArgumentError, StepError
 from thalweg.recipe import checkpoint
 from thalweg.recipe.accumulate import Accumulate
@@ -216,10 +217,11 @@ class Recipe:
     def save(self, path: str | Path) -> None:
         """Write `state_dict()` to a file that is always whole.
 
-        It is written beside the path, flushed to the disk, and then takes the path's name: a crash leaves
-        the old file or the new one.
+        It is `thalweg.save`: written beside the path, brought to the disk, put in its place. Folders are
+        made.
         """
-        checkpoint.save(self.state_dict(), path)
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        files.save(self.state_dict(), path)
 
     def load(self, path: str | Path, *, strict: bool = True) -> None:
         """Go on from a file of `save`: `load_state_dict` of it, read with `weights_only=True`."""

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, TypeVar, cast
 import torch
 from torch import Tensor
 
+from thalweg.engine.matching import by_name
 from thalweg.engine.option import OPTIONS
 from thalweg.engine.rule import Group, Hyper
 from thalweg.errors import ArgumentError, CheckpointError, StepError
@@ -219,6 +220,8 @@ class Wrapper(torch.optim.Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any], **arguments: Any) -> None:
         """Load a checkpoint of this wrapper, or of the wrapped optimizer alone; everything is copied.
 
+        Parameters are matched by name where both know names, around torch's optimizers too.
+
         Args:
             state_dict: What `state_dict()` of either returned. Without the wrapper's entries it begins
                 anew, from the weights as they are at the next step.
@@ -233,6 +236,7 @@ class Wrapper(torch.optim.Optimizer):
             changed = before(self, given)
             given = given if changed is None else changed
         check_layout("the checkpoint", given)
+        given = by_name(self.param_groups, given, strict=bool(arguments.get("strict", True)))
         entries, rest = self._parted(given)
         kept = [
             {key: g.get(key, v) for key, v in self._settings.items()} for g in self.param_groups
