@@ -14,7 +14,7 @@ from torch import nn
 import thalweg
 import yolov5_reference as reference
 from thalweg.errors import ArgumentError, ArgumentTypeError, CheckpointError, StepError
-from thalweg.recipe import Accumulate, ModelAverage, Recipe, yolov5
+from thalweg.recipe import Accumulate, ModelAverage, Recipe, finetune, transformer, yolov5
 from thalweg.recipe.hyperparameters import DEFAULTS, given
 from thalweg.schedules import Scheduler
 
@@ -455,3 +455,74 @@ def test_other_optimizers_keep_their_own_numbers(capsys) -> None:
     assert {g["lr"] for g in recipe.optimizer.param_groups} == {0.0}  # biases do not begin at 0.1
     assert {g["initial_lr"] for g in recipe.optimizer.param_groups} == {1e-4}
     assert "Lion(lr=0.0001, betas=(0.9, 0.99))" in capsys.readouterr().out
+
+
+# Presets of transformers --------------------------------------------------------------------------
+
+
+def encoder() -> nn.Sequential:
+    torch.manual_seed(4)
+    layers = [nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True) for _ in range(3)]
+    return nn.Sequential(nn.Linear(4, 8), nn.Sequential(*layers), nn.Flatten(), nn.Linear(40, 1))
+
+
+def train_encoder(recipe: Recipe, batches: int) -> list[float]:
+    data = torch.randn(4, 5, 4, generator=torch.Generator().manual_seed(3))
+    losses, rates = [], []
+    for _ in range(batches):
+        with recipe.forward():
+            loss = (recipe.model(data)[:, 0] - data.mean((1, 2))).square().mean()
+        recipe.step(loss)
+        rates.append(max(recipe.learning_rates().values()))
+        losses.append(float(loss.detach()))
+    assert losses[-1] < losses[0]
+    return rates
+
+
+def test_the_transformers_recipe(capsys) -> None:
+    recipe = transformer(encoder(), 40, batch_size=4, nominal=8, lr=1e-2)
+    rates = train_encoder(recipe, 80)
+    assert recipe.steps == 40
+    expected = [0.01 * t / 4 for t in range(4)]
+    expected += [0.01 * (0.1 + 0.45 * (1 + math.cos(math.pi * t / 36))) for t in range(36)]
+    assert rates == pytest.approx([x for x in expected for _ in range(2)])
+    assert {g["weight_decay"] for g in recipe.optimizer.param_groups} == {0.1, 0.0}
+    said = capsys.readouterr().out
+    assert "transformer: AdamW(lr=0.01, betas=(0.9, 0.95))" in said
+    assert "warmup(4) >> cosine(36, end=0.1)" in said
+    with pytest.raises(StepError, match="made for 40 steps"):
+        train_encoder(recipe, 1)
+
+
+def test_fine_tuning_moves_early_layers_less(capsys) -> None:
+    recipe = finetune(
+        encoder(), 20, lr=1e-2, layer_decay=0.5, layers="1", optimizer="adamw + cautious"
+    )
+    rates = train_encoder(recipe, 20)
+    assert rates[2] == pytest.approx(0.01)
+    assert rates[-1] == pytest.approx(0.01 / 18)
+    bases = sorted({g["initial_lr"] for g in recipe.optimizer.param_groups})
+    assert bases == pytest.approx([0.01 * 0.5**k for k in (4, 3, 2, 1, 0)])
+    assert "+ cautious" in capsys.readouterr().out
+
+
+def test_presets_leave_other_optimizers_their_numbers_and_frozen_parameters_out() -> None:
+    model = encoder()
+    model[0].requires_grad_(requires_grad=False)
+    for preset in (transformer, finetune):
+        recipe = preset(model, 10, optimizer="Lion", verbose=False)
+        assert {g["initial_lr"] for g in recipe.optimizer.param_groups} == {1e-4}
+        held = {id(p) for g in recipe.optimizer.param_groups for p in g["params"]}
+        assert held == {id(p) for p in model.parameters() if p.requires_grad}
+
+
+@pytest.mark.parametrize("preset", [transformer, finetune])
+def test_bad_arguments_of_the_presets(preset) -> None:
+    with pytest.raises(ArgumentError, match=r"warmup=10; it must be in \[0, 10\)"):
+        preset(encoder(), 10, warmup=10)
+    with pytest.raises(ArgumentError, match="steps=0"):
+        preset(encoder(), 0)
+    with pytest.raises(ArgumentError, match="Did you mean 'lion'"):
+        preset(encoder(), 10, optimizer="loin")
+    with pytest.raises(ArgumentError, match="needs an lr for the last layer"):
+        finetune(encoder(), 10, optimizer="lion", layer_decay=0.5)

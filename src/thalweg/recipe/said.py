@@ -35,7 +35,7 @@ def said(accumulate: Accumulate) -> str:
     """How many batches make a step."""
     batches = accumulate.batches(accumulate.warmup)
     if batches == 1:
-        return "each is a step"
+        return "each batch is one"
     ramp = f", rising from 1 over {accumulate.warmup}" if accumulate.warmup else ""
     return f"{batches} batches a step{ramp}, their {accumulate.reduction}"
 
