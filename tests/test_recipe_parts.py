@@ -358,6 +358,22 @@ def test_the_monitor_measures_every_so_many_steps(cls: type) -> None:
     assert sorted(notes.of) == [1, 4, 7]
 
 
+def test_a_step_that_is_passed_over_looks_at_no_parameter(monkeypatch) -> None:
+    optimizer = thalweg.SGD(network().parameters(), lr=0.5)
+    monitor = Monitor(optimizer, every=3)
+    optimizer.step()
+
+    def looks(_: object) -> None:
+        raise AssertionError("looked")
+
+    monkeypatch.setattr(Monitor, "_labels", looks)
+    optimizer.step()
+    optimizer.step()
+    with pytest.raises(AssertionError, match="looked"):
+        optimizer.step()
+    assert monitor.steps == 3
+
+
 def test_the_monitor_by_layer_needs_names() -> None:
     model = network()
     optimizer = thalweg.SGD(model.parameters(), lr=0.5)

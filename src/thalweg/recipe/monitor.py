@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -118,13 +118,14 @@ class Monitor:
         """Lengths of weights, steps and gradients per label; the device is asked once."""
         moved = [(label, p, old) for label, p, old in before if p.grad is not None]
         old = [x for _, _, x in moved]
-        lengths = _norms(old)
-        grads = _norms([_dense(p.grad) for _, p, _ in moved if p.grad is not None])
+        grads = [_dense(p.grad) for _, p, _ in moved if p.grad is not None]
+        norms = _norms(old) + _norms(grads)
         if moved:
             torch._foreach_sub_(old, [p.detach() for _, p, _ in moved])
-        steps = _norms(old)
+        read, n = _read(norms + _norms(old)), len(moved)
+        lengths, sizes, steps = read[:n], read[n : 2 * n], read[2 * n :]
         squares: dict[str, list[float]] = {}
-        for (label, _, _), *three in zip(moved, lengths, steps, grads, strict=True):
+        for (label, _, _), *three in zip(moved, lengths, steps, sizes, strict=True):
             sums = squares.setdefault(label, [0.0, 0.0, 0.0])
             for i, x in enumerate(three):
                 sums[i] += x * x
@@ -139,14 +140,18 @@ class Monitor:
             writer.write(self.latest, self.steps)
 
 
-def _norms(tensors: list[Tensor]) -> list[float]:
+def _norms(tensors: list[Tensor]) -> list[Tensor]:
     """Euclidean norms; low precision is summed in float32."""
-    if not tensors:
-        return []
     wide = [x.float() if x.element_size() < 4 else x for x in tensors]
-    lengths = [x.double() for x in torch._foreach_norm(wide)]
-    read: Callable[[], list[float]] = torch.stack([x.to(lengths[0].device) for x in lengths]).tolist
-    return read()
+    return list(torch._foreach_norm(wide)) if wide else []
+
+
+def _read(norms: list[Tensor]) -> list[float]:
+    """Their values, all at once."""
+    if len({(x.device, x.dtype) for x in norms}) > 1:
+        norms = [x.to(norms[0].device, torch.float64) for x in norms]
+    values: list[float] = torch.stack(norms).tolist() if norms else []
+    return values
 
 
 def _dense(grad: Tensor) -> Tensor:
