@@ -449,3 +449,56 @@ def test_numbers_are_read_back_from_tensorboard(tmp_path) -> None:
         (1, 0.125),
         (2, 0.0625),
     ]
+
+
+# The optimizer's summary --------------------------------------------------------------------------
+
+
+def test_the_summary_tells_defaults_groups_and_state_with_bytes() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8))
+    groups = thalweg.groups.yolo(model, 5e-4)
+    optimizer = thalweg.AdamW(groups, lr=0.01)
+    assert "state: none before the first step" in optimizer.summary()
+    model(torch.randn(2, 3, 8, 8)).sum().backward()
+    optimizer.step()
+    lines = optimizer.summary().splitlines()
+    assert lines[0] == "AdamW"
+    assert lines[1].startswith(
+        "defaults: lr=0.01, betas=(0.9, 0.999), eps=1e-08, weight_decay=0.01"
+    )
+    assert lines[3].startswith("group 1: 1 tensors, 216 elements; param_group=weight, ")
+    assert "weight_decay=0.0005" in lines[3]
+    assert lines[5:] == [
+        "state 'step': 3 tensors of float32, 12 bytes",
+        f"state 'exp_avg': 3 tensors of float32, {4 * 232} bytes",
+        f"state 'exp_avg_sq': 3 tensors of float32, {4 * 232} bytes",
+        f"state in all: {8 * 232 + 12:,} bytes, 8.05 per parameter element",
+    ]
+
+
+def test_the_summary_counts_tensors_in_lists() -> None:
+    p = nn.Parameter(torch.ones(5))
+    optimizer = thalweg.LBFGS([p], max_iter=3, lr=0.1)
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = (p**4).sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    history = len(optimizer.state[p]["old_dirs"])
+    assert history > 0
+    assert f"state 'old_dirs': {history} tensors of float32, {20 * history} bytes" in (
+        optimizer.summary()
+    )
+    assert "state 'func_evals': 1 values, such as " in optimizer.summary()
+
+
+def test_a_wrapper_summarizes_whatever_it_wraps() -> None:
+    p = nn.Parameter(torch.ones(5))
+    optimizer = thalweg.Lookahead(torch.optim.SGD([p], lr=0.1, momentum=0.9))
+    p.grad = torch.ones(5)
+    optimizer.step()
+    assert "lookahead_k=6" in optimizer.summary()
+    assert "state 'lookahead_slow': 1 tensors of float32, 20 bytes" in optimizer.summary()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+from thalweg.engine import inspection
 from thalweg.engine.arguments import Strict
 from thalweg.engine.matching import by_name
 from thalweg.engine.rule import Hyper
@@ -130,6 +131,10 @@ class LBFGS(Strict, torch.optim.LBFGS):
         if "state" in state_dict:  # torch would write into the caller's tensors in the next step
             state_dict = {**state_dict, "state": copy.deepcopy(state_dict["state"])}
         super().load_state_dict(state_dict)
+
+    def summary(self) -> str:
+        """The defaults, the group, and what the state holds, with bytes."""
+        return inspection.summary(self)
 
     def _gather_flat_grad(self) -> Tensor:
         """All gradients as one vector of numbers; torch's takes contiguous ones alone."""
