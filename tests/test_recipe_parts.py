@@ -154,6 +154,33 @@ def test_no_deepcopy_of_the_model() -> None:
         pass
 
 
+def test_sharded_parameters_beside_whole_buffers(tmp_path) -> None:
+    fsdp = pytest.importorskip("torch.distributed.fsdp")
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1
+    )
+    try:
+        sharded, whole = network(), network()
+        fsdp.fully_shard(sharded, mesh=torch.distributed.init_device_mesh("cpu", (1,)))
+        for model in (sharded, whole):
+            average = ModelAverage(model, decay=0.5, tau=None)
+            torch.manual_seed(5)
+            data = torch.randn(8, 3)
+            optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+            for _ in range(2):
+                model(data).square().mean().backward()
+                optimizer.step()
+                optimizer.zero_grad()
+                average.update()
+            with average.averaged():
+                found = model(data)
+            if model is sharded:
+                expected = found.detach()
+        torch.testing.assert_close(found, expected)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
 @pytest.mark.parametrize("change", ["replaced", "gone", "new", "shape"])
 def test_a_model_whose_parameters_changed_is_refused(change: str) -> None:
     model = network()

@@ -122,12 +122,13 @@ class ModelAverage:
         pairs = self._pairs()
         self.updates += 1
         weight = self.weight(self.updates)
-        lists: dict[tuple[torch.device, torch.dtype], tuple[list[Tensor], list[Tensor]]] = {}
+        lists: dict[tuple[Any, ...], tuple[list[Tensor], list[Tensor]]] = {}
         for kept, now in pairs:
             if not (now.is_floating_point() or now.is_complex()):
                 kept.copy_(now)
             elif kept.dtype is now.dtype:
-                ours, models = lists.setdefault((now.device, now.dtype), ([], []))
+                mesh = getattr(kept, "device_mesh", None)  # sharded ones go by themselves
+                ours, models = lists.setdefault((now.device, now.dtype, mesh), ([], []))
                 ours.append(kept)
                 models.append(now)
             else:
