@@ -242,12 +242,33 @@ def test_another_recipe_is_refused_and_every_difference_is_named() -> None:
     same(before, other.state_dict())
     with pytest.raises(CheckpointError, match="optimizer: 'SGD' there, 'Adam' here"):
         small("Adam").load_state_dict(state)
-    with pytest.raises(CheckpointError, match="schedule of 'lr'"):
-        small(schedule="linear").load_state_dict(state)
+    other_schedule = small(schedule="linear")
+    before = copy.deepcopy(other_schedule.state_dict())
+    with pytest.raises(CheckpointError, match=r"schedule of 'lr': .*one_cycle.* there, "):
+        other_schedule.load_state_dict(state)
+    same(before, other_schedule.state_dict())
     with pytest.raises(CheckpointError, match="lacks recipe, counts"):
         small().load_state_dict(state["model"])
     other.load_state_dict(state, strict=False)
     assert other.batch == 5
+
+
+def test_another_recipe_goes_on_if_it_is_meant() -> None:
+    recipe = small(ema=False)
+    run(recipe, 7)
+    state = copy.deepcopy(recipe.state_dict())
+    other = small(nominal=32, schedule="linear", clip=None)
+    other.load_state_dict(state, strict=False)
+    assert (other.batch, other.steps, other.average.updates) == (7, recipe.steps, 0)
+    for name, x in other.average.state_dict()["average"].items():
+        assert torch.equal(x, recipe.model.state_dict()[name]), name
+    run(other, 8)
+    assert other.average.updates == other.steps - recipe.steps
+    swa = Recipe(other.model, other.optimizer, average=ModelAverage(other.model, "swa"))
+    before = copy.deepcopy(swa.state_dict())
+    with pytest.raises(CheckpointError, match="the checkpoint's average is 'ema'"):
+        swa.load_state_dict(copy.deepcopy(other.state_dict()), strict=False)
+    same(before, swa.state_dict())
 
 
 def test_another_models_checkpoint_is_refused_and_nothing_changed() -> None:

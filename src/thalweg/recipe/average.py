@@ -112,6 +112,18 @@ class ModelAverage:
         return 1.0 - self.decay * ramp
 
     @torch.no_grad()
+    def restart(self) -> None:
+        """Begin anew with the model's present values, as after loading weights.
+
+        Raises:
+            StepError: As `update()`.
+        """
+        self._refuse_within("restart()")
+        for kept, now in self._pairs():
+            kept.copy_(now)
+        self.updates = 0
+
+    @torch.no_grad()
     def update(self) -> None:
         """Take the model's present values into the average.
 
@@ -199,14 +211,12 @@ class ModelAverage:
         """
         return {"updates": self.updates, **self.settings, "average": dict(self._kept)}
 
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Go on from a checkpoint; values are copied, dtype and settings stay as constructed.
+    def check(self, state_dict: Mapping[str, Any]) -> None:
+        """Whether `load_state_dict` would take it.
 
         Raises:
-            CheckpointError: It is of another kind of average, or of a model with other names or shapes;
-                nothing was changed.
+            CheckpointError: It would not.
         """
-        self._refuse_within("load_state_dict()")
         missing = [k for k in ("updates", "kind", "average") if k not in state_dict]
         if missing:
             raise CheckpointError(
@@ -227,6 +237,17 @@ class ModelAverage:
         ]
         if wrong:
             raise CheckpointError(f"the checkpoint's average is another model's: {_few(wrong)}")
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint; values are copied, dtype and settings stay as constructed.
+
+        Raises:
+            CheckpointError: It is of another kind of average, or of a model with other names or shapes;
+                nothing was changed.
+        """
+        self._refuse_within("load_state_dict()")
+        self.check(state_dict)
+        given: Mapping[str, Tensor] = state_dict["average"]
         with torch.no_grad():
             for name, kept in self._kept.items():
                 kept.copy_(given[name])

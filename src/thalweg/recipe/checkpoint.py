@@ -46,23 +46,26 @@ def state_of(recipe: Recipe) -> dict[str, Any]:
 def load(recipe: Recipe, state: Mapping[str, Any], *, strict: bool) -> None:
     """Go on from it, after a look at everything that can differ."""
     _check(recipe, state, strict=strict)
-    if recipe.scheduler is not None and "scheduler" in state:
-        _load_scheduler(recipe.scheduler, state["scheduler"], strict=strict)
     recipe.optimizer.load_state_dict(state["optimizer"])
     unwrapped(recipe.model).load_state_dict(state["model"])
+    if recipe.scheduler is not None and "scheduler" in state:
+        _load_scheduler(recipe.scheduler, state["scheduler"], strict=strict)
     if recipe.average is not None and "average" in state:
         recipe.average.load_state_dict(state["average"])
+    elif recipe.average is not None:
+        recipe.average.restart()
     if recipe.precision.scaler is not None and "scaler" in state:
         recipe.precision.scaler.load_state_dict(state["scaler"])
-    recipe.accumulate.load_state_dict(state["accumulate"])
+    own = {} if strict else recipe.accumulate.settings
+    recipe.accumulate.load_state_dict({**state["accumulate"], **own})
     for name in COUNTS:
         setattr(recipe, name, int(state["counts"][name]))
     for name, p in held(recipe.model)[0].items():
         grad = state["gradients"].get(name)
         p.grad = None if grad is None else grad.to(p, copy=True)
     torch.set_rng_state(state["random"]["cpu"].cpu())
-    if "cuda" in state["random"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all([x.cpu() for x in state["random"]["cuda"]])
+    for i, random in enumerate(state["random"].get("cuda", ())[: torch.cuda.device_count()]):
+        torch.cuda.set_rng_state(random.cpu(), i)
 
 
 def _load_scheduler(scheduler: LRScheduler, state: dict[str, Any], *, strict: bool) -> None:
@@ -79,6 +82,8 @@ def _check(recipe: Recipe, state: Mapping[str, Any], *, strict: bool) -> None:
     if missing:
         raise CheckpointError(f"this is no recipe's state_dict: it lacks {', '.join(missing)}")
     _check_parts(recipe, state, strict=strict)
+    if recipe.average is not None and "average" in state:
+        recipe.average.check(state["average"])
     own = unwrapped(recipe.model).state_dict()
     given = state["model"]
     wrong = [f"{n!r} is missing" for n in own if n not in given]
@@ -111,6 +116,14 @@ def _check_parts(recipe: Recipe, state: Mapping[str, Any], *, strict: bool) -> N
     for part, here in parts.items():
         if (part in state) != (here is not None):
             differs.append(f"{part}: {'one' if part in state else 'none'} there")
+    if isinstance(recipe.scheduler, Scheduler) and "scheduler" in state:
+        here = recipe.scheduler.state_dict()["schedules"]
+        there = state["scheduler"].get("schedules", {})
+        differs += [
+            f"schedule of {name!r}: {there.get(name)} there, {here.get(name)} here"
+            for name in {**there, **here}
+            if there.get(name) != here.get(name)
+        ]
     if differs:
         raise CheckpointError(
             f"the checkpoint is of another recipe: {'; '.join(differs)}. Make the recipe as it was, or "
