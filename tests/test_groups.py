@@ -350,6 +350,35 @@ def test_what_matches_nothing_is_left_out_if_asked():
     assert len(groups.no_decay(Model().embed, allow_empty=True)) == 1
 
 
+def only_the_head(model):
+    return groups.by_pattern(model, {"head.*": {"lr": 0.25}})
+
+
+@pytest.mark.parametrize("how", ["no_decay", "yolo", only_the_head])
+def test_create_optimizer_groups(how):
+    model = Model()
+    optimizer = thalweg.create_optimizer(model, "lion + cautious", groups=how, weight_decay=0.5)
+    wanted = how(model) if callable(how) else getattr(groups, how)(model)
+    assert [g["param_names"] for g in optimizer.param_groups] == [g["param_names"] for g in wanted]
+    decays = [g["weight_decay"] for g in optimizer.param_groups]
+    assert decays == [g.get("weight_decay", 0.5) for g in wanted]
+    muon = thalweg.create_optimizer(model, "muonadamw", groups="muon")
+    assert [g["rule"] for g in muon.param_groups] == ["muon", "adam", "adam"]
+
+
+def test_create_optimizer_refuses_groups():
+    with pytest.raises(ArgumentError, match="Did you mean 'no_decay'"):
+        thalweg.create_optimizer(Model(), "lion", groups="nodecay")
+    with pytest.raises(ArgumentTypeError, match="is no module; pass the model"):
+        thalweg.create_optimizer(Model().parameters(), "lion", groups="yolo")
+    with pytest.raises(
+        ValueError, match=r"more than one parameter group: 'conv[.]bias' is in group 0"
+    ):
+        thalweg.create_optimizer(
+            Model(), "lion", groups=lambda m: [*groups.yolo(m), groups.yolo(m)[0]]
+        )
+
+
 def test_check_names_the_parameter():
     model = Model()
     with pytest.raises(ArgumentError, match=r"'conv.weight' is in group 0 and in group 1"):

@@ -361,7 +361,7 @@ def test_adabound_stays_between_its_own_bounds():
         ("sgd(lr=0.1, momentum=0.9)", "sgd(lr=0.1, momentum=0.9) has no betas: only Adam and"),
         ("adam(betas=(0.9, 0.9)) + lookahead(k=2)", "moves weights against its momentum"),
         ("torch.optim:Adamax + cautious", "does not read as names"),
-        ("adma", "Did you mean 'adam'?"),
+        ("adabund", "Did you mean 'adabound'?"),
     ],
 )
 def test_what_has_no_effective_rate_is_refused(name, sentence):

@@ -148,6 +148,13 @@ def test_last_epoch_alone_resumes():
     assert isinstance(other, torchs.LRScheduler)
 
 
+def test_timms_lr_scale_is_honoured():
+    optimizer = two_groups()
+    optimizer.param_groups[1]["lr_scale"] = 0.5
+    found = run(s.Scheduler(optimizer, "linear(4)"), 4, lambda gs: [g["lr"] for g in gs])
+    assert found == [[0.5 * (1 - t / 4), 0.0625 * (1 - t / 4)] for t in range(4)]
+
+
 def test_it_is_one_of_torchs_in_a_sequence():
     optimizer = two_groups()
     first, second = (s.Scheduler(optimizer, text) for text in ("warmup(3, 0.5)", "linear(4)"))
@@ -235,6 +242,17 @@ def fits_training(optimizer):
 
 def test_a_schedule_as_long_as_training_is_taken():
     assert fits_training(two_groups(thalweg.SGD, momentum=0.9)).last_epoch == 0
+
+
+def test_a_schedule_is_a_lambda_for_torch():
+    """As Ultralytics and many loops take it; torch saves what a callable object holds."""
+    optimizer = two_groups()
+    scheduler = torchs.LambdaLR(optimizer, [s.cosine(10), s.linear(10)])
+    found = run(scheduler, 4, lambda gs: [g["lr"] for g in gs])
+    assert found == [[0.5 * s.cosine(10)(t), 0.125 * s.linear(10)(t)] for t in range(4)]
+    other = torchs.LambdaLR(two_groups(), [s.cosine(3), s.linear(3)])
+    other.load_state_dict(scheduler.state_dict())
+    assert (other.lr_lambdas, other.last_epoch) == ([s.cosine(10), s.linear(10)], 4)
 
 
 # torch's own schedulers ---------------------------------------------------------------------------

@@ -69,7 +69,7 @@ def _names(groups: Sequence[Group]) -> list[list[str]] | None:
     for group in groups:
         params = group["params"]
         keyed = params and all(isinstance(x, str) for x in params)
-        names = params if keyed else group.get("param_names", ())
+        names = params if keyed else group.get("param_names") or ()
         if len(names) != len(params) or not all(isinstance(x, str) for x in names):
             return None
         found.append(list(names))

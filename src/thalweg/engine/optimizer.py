@@ -18,6 +18,7 @@ from thalweg.engine.arguments import (
     check_numbers,
     check_spelling,
     dissolved,
+    naming_what_two_groups_have,
     numbers_of,
     taken_at_construction,
 )
@@ -129,11 +130,10 @@ class Optimizer(Strict, torch.optim.Optimizer):
         self._check_shared(full)
         for key, value in taken_at_construction(full, self.param_groups).items():
             group.setdefault(key, value)
-        if keeps_average(
-            full
-        ):  # there from the start: flat distributed checkpoints load what is there
+        if keeps_average(full):  # from the start: flat distributed checkpoints load what is there
             group.setdefault(TRAINING, True)
-        super().add_param_group(group)
+        with naming_what_two_groups_have(group, self.param_groups):
+            super().add_param_group(group)
         try:
             self._try_out(self.param_groups[-1])
         except Exception:
@@ -210,11 +210,11 @@ class Optimizer(Strict, torch.optim.Optimizer):
         Raises:
             StepError: The step cannot be taken; parameters, state and counts are as they were.
         """
+        self._check_training("step()")
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        self._check_training("step()")
         with torch.set_grad_enabled(bool(self.defaults["differentiable"])), step_threads():
             self._advance()
         return loss
@@ -344,7 +344,7 @@ class Optimizer(Strict, torch.optim.Optimizer):
         for group in self.param_groups:
             if not group.get(TRAINING, True):
                 continue
-            for p in group["params"]:
+            for p in dict.fromkeys(group["params"]):
                 average = average_of(p, self.state.get(p, {}), group)
                 if average is not None:
                     self.state[p][WEIGHTS] = p.detach().clone()

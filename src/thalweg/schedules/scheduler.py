@@ -27,8 +27,8 @@ class Scheduler(LRScheduler):
 
     Every value follows from the step and the group's base value (`initial_lr`, `initial_momentum`, ... in
     the group, taken when the scheduler is made), so that setting `last_epoch` is all of resuming, and a
-    group added later is driven too. Call `step()` after each optimizer step; or after each epoch, with
-    schedules of epochs.
+    group added later is driven too. A group's `lr_scale`, as timm's layer decay has it, multiplies its lr.
+    Call `step()` after each optimizer step; or after each epoch, with schedules of epochs.
 
     Args:
         optimizer: Any torch optimizer.
@@ -174,7 +174,7 @@ class Scheduler(LRScheduler):
             value = schedule(self.last_epoch)
             if not isinstance(schedule, absolute):
                 value *= _number(groups[i], i, name, initial=True)
-            yield i, value
+            yield i, value * groups[i].get("lr_scale", 1.0) if name == "lr" else value
 
     def _take_bases(self, groups: Sequence[Group], *, fresh: bool) -> None:
         """Note each group's base values, as torch does for lr."""
