@@ -264,11 +264,39 @@ def test_another_recipe_goes_on_if_it_is_meant() -> None:
         assert torch.equal(x, recipe.model.state_dict()[name]), name
     run(other, 8)
     assert other.average.updates == other.steps - recipe.steps
-    swa = Recipe(other.model, other.optimizer, average=ModelAverage(other.model, "swa"))
-    before = copy.deepcopy(swa.state_dict())
+
+
+def test_an_average_of_another_kind_is_refused_before_anything_changes() -> None:
+    recipe = small()
+    run(recipe, 7)
+    fresh = small(ema=False)
+    fresh.average = ModelAverage(fresh.model, "swa")
+    before = copy.deepcopy(fresh.state_dict())
     with pytest.raises(CheckpointError, match="the checkpoint's average is 'ema'"):
-        swa.load_state_dict(copy.deepcopy(other.state_dict()), strict=False)
-    same(before, swa.state_dict())
+        fresh.load_state_dict(copy.deepcopy(recipe.state_dict()), strict=False)
+    same(before, fresh.state_dict())
+
+
+def test_gradients_that_processes_have_not_exchanged_are_not_saved(tmp_path) -> None:
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1
+    )
+    try:
+        model = nn.parallel.DistributedDataParallel(network())
+        optimizer = thalweg.SGD(model.parameters(), lr=0.1)
+        recipe = Recipe(model, optimizer, accumulate=Accumulate(16, 32))
+        run(recipe, 1)
+        with pytest.raises(StepError, match="processes have not exchanged"):
+            recipe.state_dict()
+        run(recipe, 1)
+        plain = network()
+        again = Recipe(
+            plain, thalweg.SGD(plain.parameters(), lr=0.1), accumulate=Accumulate(16, 32)
+        )
+        again.load_state_dict(recipe.state_dict())
+        same(plain.state_dict(), model.module.state_dict())
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 def test_another_models_checkpoint_is_refused_and_nothing_changed() -> None:
@@ -513,6 +541,19 @@ def test_the_transformers_recipe(capsys) -> None:
     assert "warmup(4) >> cosine(36, end=0.1)" in said
     with pytest.raises(StepError, match="made for 40 steps"):
         train_encoder(recipe, 1)
+
+
+@pytest.mark.parametrize("preset", [transformer, finetune])
+def test_presets_take_the_mean_of_what_they_gather(preset) -> None:
+    moved = []
+    for nominal in (4, 12):
+        arguments = {"optimizer": "sgd", "warmup": 0, "clip": None, "verbose": False}
+        recipe = preset(encoder(), 10, lr=0.1, batch_size=4, nominal=nominal, **arguments)
+        for _ in range(nominal // 4):
+            recipe.step(recipe.model(torch.ones(4, 5, 4)).square().mean())
+        assert recipe.steps == 1
+        moved.append(recipe.model[0].weight.detach())
+    torch.testing.assert_close(*moved)
 
 
 def test_fine_tuning_moves_early_layers_less(capsys) -> None:

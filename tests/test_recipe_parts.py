@@ -181,6 +181,21 @@ def test_sharded_parameters_beside_whole_buffers(tmp_path) -> None:
         torch.distributed.destroy_process_group()
 
 
+def test_an_average_that_restarts_is_a_new_one() -> None:
+    model = network()
+    average = ModelAverage(model, "swa")
+    for _ in range(3):
+        wander(model)
+        average.update()
+    average.restart()
+    wander(model)
+    average.update()
+    assert average.updates == 1
+    with average.averaged():
+        averaged = numbers(model)
+    assert all(torch.equal(x, averaged[n]) for n, x in model.state_dict().items())
+
+
 @pytest.mark.parametrize("change", ["replaced", "gone", "new", "shape"])
 def test_a_model_whose_parameters_changed_is_refused(change: str) -> None:
     model = network()
