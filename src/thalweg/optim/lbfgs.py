@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+from thalweg.engine import inspection
 from thalweg.engine.arguments import Strict
 from thalweg.engine.backends.toolchain import keeping_threads, on_threads
 from thalweg.engine.matching import by_name
@@ -149,6 +150,10 @@ class LBFGS(Strict, torch.optim.LBFGS):
         if "state" in state_dict:  # torch would write into the caller's tensors in the next step
             state_dict = {**state_dict, "state": copy.deepcopy(state_dict["state"])}
         super().load_state_dict(state_dict)
+
+    def summary(self) -> str:
+        """The defaults, the group, and what the state holds, with bytes."""
+        return inspection.summary(self)
 
     def _gather_flat_grad(self) -> Tensor:
         """All gradients as one vector of numbers; torch's takes contiguous ones alone."""

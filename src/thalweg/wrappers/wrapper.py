@@ -9,6 +9,7 @@ from typing import Any, ClassVar, TypeVar, cast
 import torch
 from torch import Tensor
 
+from thalweg.engine import inspection
 from thalweg.engine.backends.toolchain import keeping_threads, step_threads
 from thalweg.engine.matching import by_name
 from thalweg.engine.option import OPTIONS
@@ -157,6 +158,10 @@ class Wrapper(torch.optim.Optimizer):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__} of {self.base_optimizer!r}"
+
+    def summary(self) -> str:
+        """The defaults, the groups, and what the shared state holds, with bytes."""
+        return inspection.summary(self)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Reset the gradients, as the wrapped optimizer does."""
