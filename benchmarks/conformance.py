@@ -333,7 +333,7 @@ def _of_library(name: str, library: dict[str, Any]) -> str:
     for cls, c in _built(library).items():
         asked = _asked(library, c)
         label = f"{cls}({c['arguments']})" if c["arguments"] else cls
-        counts = f"{asked - len(c['failed'])} of {asked}"
+        counts = f"{asked - len(c['failed'])}/{asked}"
         rows.append(
             [label, counts, len(c["not applicable"]), _names(c["declared"]), _names(c["failed"])]
         )
