@@ -11,17 +11,20 @@ import torch
 import typer
 
 from . import fresh, host, report, results, steps
+from .families import ALL
 from .models import SETS
 from .peers import COMPARISONS
 
 MEASURES = ("steps", "memory", "cold", "host", "imports")
 SMALL_ROUNDS = 51  # where a round takes milliseconds
 PLAN: dict[str, tuple[str, ...]] = {
-    "gpt2": tuple(COMPARISONS),
+    "gpt2": tuple(name for name in ALL if name != "muonadamw"),
     "resnet50": ("adamw", "sgd", "radam", "lion", "ranger"),
     "yolov8n": ("adamw", "sgd", "lion", "ranger"),
     "small1000": ("adamw", "adam", "sgd", "radam", "lion", "ranger"),
     "tiny10000": ("adamw", "lion"),
+    "matrices1024": ("muonadamw",),
+    "yolo126": ("muonadamw",),
 }
 
 
@@ -50,7 +53,7 @@ class Bench:
     def steps(self, set_name: str, algorithms: list[str]) -> None:
         for algorithm in algorithms:
             _say(f"steps: {set_name}, {algorithm}, {self.settings.rounds} rounds")
-            figures = steps.compare(COMPARISONS[algorithm], SETS[set_name](), self.settings)
+            figures = steps.compare(ALL[algorithm], SETS[set_name](), self.settings)
             self.save("steps", set_name, {algorithm: figures})
             for name, f in figures["contenders"].items():
                 ratio = f"{f['paired_ratio']:8.3f}" if "paired_ratio" in f else ""
@@ -105,7 +108,7 @@ DEFAULT_SETS = {"steps": "gpt2", "memory": "gpt2", "cold": "conv160", "host": "t
 
 def main(
     set_name: Annotated[str, typer.Option("--set", help=", ".join(SETS))] = "",
-    algorithms: Annotated[str, typer.Option(help=", ".join(COMPARISONS))] = "adamw,lion",
+    algorithms: Annotated[str, typer.Option(help=", ".join(ALL))] = "adamw,lion",
     measure: Annotated[str, typer.Option(help=", ".join(MEASURES))] = "steps",
     rounds: Annotated[int, typer.Option(min=0, help="0: 15 for large sets, 51 for small")] = 0,
     threads: Annotated[int, typer.Option(min=1)] = 2,
@@ -128,12 +131,14 @@ def main(
         _everything([*flags, "--rounds", str(rounds), *(["--compile"] if compiled else [])])
     elif set_name or not markdown:
         torch.set_num_threads(threads)
-        chosen = _listed(algorithms, tuple(COMPARISONS), "algorithm")
+        chosen = _listed(algorithms, tuple(ALL), "algorithm")
         names = tuple(name.strip() for name in only.split(",") if name.strip())
         for kind in _listed(measure, MEASURES, "measure"):
             name = set_name or DEFAULT_SETS.get(kind, "")
             _listed(name, tuple(SETS), "parameter set")
-            number = rounds or (15 if name in ("gpt2", "resnet50", "") else SMALL_ROUNDS)
+            number = rounds or (
+                15 if name in ("gpt2", "resnet50", "matrices1024", "") else SMALL_ROUNDS
+            )
             settings = steps.Settings(number, device, compiled, names, gradients, _say)
             _dispatch(Bench(json, threads, settings, number), kind, name, chosen)
     if markdown:

@@ -73,6 +73,12 @@ def conv160() -> list[Shape]:
     return shapes
 
 
+def yolo126() -> list[Shape]:
+    """126 matrices of detectors shaped like YOLOv8n: convolutions as (out, in * height * width)."""
+    convolutions = [s for s in yolov8n() * 3 if len(s) == 4]
+    return [(s[0], s[1] * s[2] * s[3]) for s in convolutions[:126]]
+
+
 SETS: dict[str, Callable[[], list[Shape]]] = {
     "gpt2": gpt2,
     "resnet50": resnet50,
@@ -80,6 +86,8 @@ SETS: dict[str, Callable[[], list[Shape]]] = {
     "small1000": lambda: [(64, 16)] * 1000,
     "tiny10000": lambda: [(64,)] * 10000,
     "conv160": conv160,
+    "matrices1024": lambda: [(1024, 1024)] * 24,
+    "yolo126": yolo126,
     "toy": lambda: [(33, 17), (64,), (1,), (5, 3, 3, 3)],  # for the harness's own tests
 }
 
@@ -90,6 +98,8 @@ TITLES = {
     "small1000": "1000 tensors of 64x16",
     "tiny10000": "10000 tensors of 64",
     "conv160": "80 convolutions with biases: 160 tensors, 5.4M elements",
+    "matrices1024": "24 matrices of 1024x1024",
+    "yolo126": "126 matrices of YOLOv8n-like shapes",
     "toy": "four tiny tensors",
 }
 

@@ -25,12 +25,14 @@ class Row:
 
     def build(self, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
         """The optimizer; raises whatever the import or the constructor raises."""
-        cls = getattr(import_peer(self.module), self.cls)
+        cls = getattr(importpeer(self.module), self.cls)
         arguments = dict(self.arguments)
         if self.options:
             kinds = importlib.import_module("thalweg.options")
             arguments["options"] = [getattr(kinds, name)(**given) for name, given in self.options]
         optimizer: torch.optim.Optimizer = cls(parameters, **arguments)
+        if hasattr(optimizer, "train"):
+            optimizer.train()  # schedule-free ones ask for it
         if self.compiled:
             optimizer.step = torch.compile(optimizer.step)  # type: ignore[assignment]
         return optimizer
@@ -50,7 +52,7 @@ class Comparison:
     absent: tuple[tuple[str, str], ...] = ()  # peers that have nothing of their own to compare
 
 
-def import_peer(module: str) -> Any:
+def importpeer(module: str) -> Any:
     """Import a contender's package.
 
     timm imports torchvision, and a torchvision whose compiled part does not fit the installed
@@ -87,7 +89,7 @@ def ours(cls: str, **arguments: Any) -> list[Row]:
     ]
 
 
-def _torch(cls: str, *, fused: bool = True, **arguments: Any) -> list[Row]:
+def torch_rows(cls: str, *, fused: bool = True, **arguments: Any) -> list[Row]:
     modes: dict[str, Options] = {"for-loop": {"foreach": False}, "foreach": {"foreach": True}}
     if fused:
         modes["for-loop"] = {"foreach": False, "fused": False}
@@ -100,7 +102,7 @@ def _torch(cls: str, *, fused: bool = True, **arguments: Any) -> list[Row]:
     return [*rows, Row("torch compile", "torch.optim", cls, compiled, compiled=True)]
 
 
-def _peer(name: str, module: str, cls: str, *modes: bool, **arguments: Any) -> list[Row]:
+def peer(name: str, module: str, cls: str, *modes: bool, **arguments: Any) -> list[Row]:
     """A peer's class; with ``modes``, once for each value of ``foreach``."""
     if not modes:
         return [Row(name, module, cls, arguments)]
@@ -111,11 +113,11 @@ def _peer(name: str, module: str, cls: str, *modes: bool, **arguments: Any) -> l
 def _adam(name: str) -> Comparison:
     given: Options = {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8}
     given["weight_decay"] = 0.01 if name == "AdamW" else 0.0
-    rows = ours(name, **given) + _torch(name, **given)
-    rows += _peer("optimi", "optimi", name, False, True, **given)
+    rows = ours(name, **given) + torch_rows(name, **given)
+    rows += peer("optimi", "optimi", name, False, True, **given)
     absent = [("pytorch_optimizer", f"its {name} is torch's")]
     if name == "AdamW":
-        rows += _peer("timm", "timm.optim", "AdamWLegacy", **given)
+        rows += peer("timm", "timm.optim", "AdamWLegacy", **given)
     else:
         absent.append(("timm", "its Adam is torch's"))
     return Comparison(name.lower(), tuple(rows), "torch fused", 2, 2, absent=tuple(absent))
@@ -123,20 +125,20 @@ def _adam(name: str) -> Comparison:
 
 def _sgd() -> Comparison:
     given: Options = {"lr": 1e-3, "momentum": 0.9}
-    rows = ours("SGD", **given) + _torch("SGD", **given)
-    rows += _peer("optimi", "optimi", "SGD", False, True, **given)
+    rows = ours("SGD", **given) + torch_rows("SGD", **given)
+    rows += peer("optimi", "optimi", "SGD", False, True, **given)
     # without decay the decoupled variants are the same algorithm, and written by the peers
-    rows += _peer("pytorch_optimizer", "pytorch_optimizer", "SGDW", False, True, **given)
-    rows += _peer("timm", "timm.optim", "SGDW", False, True, **given)
+    rows += peer("pytorch_optimizer", "pytorch_optimizer", "SGDW", False, True, **given)
+    rows += peer("timm", "timm.optim", "SGDW", False, True, **given)
     return Comparison("sgd", tuple(rows), "torch fused", 1, 1)
 
 
 def _radam() -> Comparison:
     given: Options = {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8}
-    rows = ours("RAdam", **given) + _torch("RAdam", fused=False, **given)
-    rows += _peer("optimi", "optimi", "RAdam", False, True, **given)
-    rows += _peer("pytorch_optimizer", "pytorch_optimizer", "RAdam", False, True, **given)
-    rows += _peer("timm", "timm.optim", "RAdamLegacy", **given)
+    rows = ours("RAdam", **given) + torch_rows("RAdam", fused=False, **given)
+    rows += peer("optimi", "optimi", "RAdam", False, True, **given)
+    rows += peer("pytorch_optimizer", "pytorch_optimizer", "RAdam", False, True, **given)
+    rows += peer("timm", "timm.optim", "RAdamLegacy", **given)
     return Comparison("radam", tuple(rows), "torch foreach", 2, 2, warmup=6)
 
 
@@ -144,10 +146,10 @@ def _lion() -> Comparison:
     given: Options = {"lr": 1e-4, "betas": (0.9, 0.99), "weight_decay": 0.01}
     adamw: Options = {"lr": 1e-3, "weight_decay": 0.01, "fused": True}
     rows = [*ours("Lion", **given), Row("thalweg AdamW fused", "thalweg", "AdamW", adamw)]
-    rows += _peer("optimi", "optimi", "Lion", False, True, **given)
-    rows += _peer("pytorch_optimizer", "pytorch_optimizer", "Lion", False, True, **given)
-    rows += _peer("timm", "timm.optim", "Lion", False, True, **given)
-    rows += _peer("lion-pytorch", "lion_pytorch", "Lion", **given)
+    rows += peer("optimi", "optimi", "Lion", False, True, **given)
+    rows += peer("pytorch_optimizer", "pytorch_optimizer", "Lion", False, True, **given)
+    rows += peer("timm", "timm.optim", "Lion", False, True, **given)
+    rows += peer("lion-pytorch", "lion_pytorch", "Lion", **given)
     return Comparison("lion", tuple(rows), "thalweg fused", 2, 1)
 
 
@@ -155,8 +157,8 @@ def _ranger() -> Comparison:
     given: Options = {"lr": 1e-3, "betas": (0.95, 0.999), "eps": 1e-5}
     cycle: Options = {**given, "k": 6, "alpha": 0.5}
     rows = ours("Ranger", **cycle)
-    rows += _peer("optimi", "optimi", "Ranger", False, True, **cycle)
-    rows += _peer("pytorch_optimizer", "pytorch_optimizer", "Ranger", False, True, **cycle)
+    rows += peer("optimi", "optimi", "Ranger", False, True, **cycle)
+    rows += peer("pytorch_optimizer", "pytorch_optimizer", "Ranger", False, True, **cycle)
     absent = (("timm", "has no Ranger"), ("torch", "has no Ranger"))
     base = "thalweg fused"
     return Comparison("ranger", tuple(rows), base, 3, steps=6, warmup=6, absent=absent)

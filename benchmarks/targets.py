@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from .families import KINDS, ONE, REDUCING, TWO
 from .peers import ELEMENTWISE
 from .results import paired
 
@@ -142,5 +143,17 @@ TARGETS = (
     Target("cold first step, empty cache, 160 tensors (slowest algorithm)", 1.5, _cold, "s"),
     Target("host time, 10000 tensors, same gradient objects", 0.5, _host("same"), "us/tensor"),
     Target("host time, 10000 tensors, new gradient objects", 1.0, _host("new"), "us/tensor"),
+    *(
+        Target(f"rules with {kind} / the fastest other (the slowest of them), {GPT2}", bar,
+               worst(against_best("gpt2", name, FUSED, _is_other) for name in names))
+        for kind, bar, names in (
+            (kind, bar, [name for name, of in KINDS.items() if of == kind])
+            for kind, bar in ((TWO, 0.6), (ONE, 0.7), (REDUCING, 0.8))
+        )
+    ),
+    Target("MuonAdamW / torch Muon, 24 matrices of 1024x1024", 0.7,
+           against("matrices1024", "muonadamw", FUSED, "torch")),
+    Target("MuonAdamW / torch Muon, 126 matrices of YOLO-like shapes", 0.7,
+           against("yolo126", "muonadamw", FUSED, "torch")),
     Target("import thalweg beyond import torch", 0.1, _imports, "s"),
 )  # fmt: skip

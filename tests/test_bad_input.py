@@ -218,6 +218,18 @@ def test_empty_duplicate_and_non_leaf_parameters(name):
         make(name, [p, p])
 
 
+def test_a_parameter_in_two_groups_is_named():
+    p, q = param(), param()
+    for first, second, words in (
+        ([("w", p)], [("q", q), ("w", p)], "'w' is in group 0 and in group 1"),
+        ([p], [q, p], "parameter 1 of group 1 is in group 0 and in group 1"),
+    ):
+        groups = [{"params": first}, {"params": second}]
+        said = f"^some parameters appear in more than one parameter group: {words}"
+        with pytest.raises(ValueError, match=said):
+            thalweg.SGD(groups, lr=0.1)
+
+
 @every_backend
 def test_a_duplicate_within_a_group_steps_once(backend):
     """torch warns, and then moves it twice on some paths and once on others; here it moves once on all."""

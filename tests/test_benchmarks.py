@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import fresh, host, report, results, steps, targets
 from benchmarks.__main__ import PLAN, main
+from benchmarks.families import ALL
 from benchmarks.models import SETS, elements
 from benchmarks.peers import COMPARISONS, Row
 
@@ -42,7 +43,7 @@ def test_sets_have_their_sizes(name, tensors, count):
 
 def test_plan_names_what_exists():
     assert set(PLAN) <= set(SETS)
-    assert {name for names in PLAN.values() for name in names} <= set(COMPARISONS)
+    assert {name for names in PLAN.values() for name in names} <= set(ALL)
 
 
 def _tensors(*sizes):
@@ -96,7 +97,7 @@ def test_contenders_take_turns_and_the_missing_are_named():
 
 def test_every_contender_of_ours_runs():
     settings = steps.Settings(rounds=1)
-    for comparison in COMPARISONS.values():
+    for comparison in ALL.values():
         rows = tuple(row for row in comparison.rows if row.module == "thalweg")
         figures = steps.compare(
             replace(comparison, rows=rows, streams=None, absent=()), SETS["toy"](), settings

@@ -200,3 +200,32 @@ def test_a_module_in_the_current_folder_is_found(tmp_path):
     assert found.returncode == 0, found.stderr
     assert "mine:Own" in found.stdout
     assert (tmp_path / "out" / "losses.png").exists()
+
+
+def test_schedule_prints_values_and_writes_a_picture(tmp_path):
+    path = tmp_path / "deep" / "out.png"
+    found = run("schedule", "warmup(500) >> cosine(10000)", "--lr", "0.5", "--output", str(path))
+    assert found.exit_code == 0, found.output
+    lines = [line.split() for line in found.output.splitlines()]
+    assert lines[0] == ["step", "value"]
+    assert [line[0] for line in lines[1:12]] == [f"{1050 * i:,}" for i in range(11)]
+    wanted = thalweg.schedules.parse("warmup(500) >> cosine(10000)")
+    assert [float(line[1]) for line in lines[1:12]] == pytest.approx(
+        [0.5 * wanted(1050 * i) for i in range(11)], abs=1e-6
+    )
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_schedule_refuses(tmp_path):
+    path = tmp_path / "out.png"
+    for arguments, said in (
+        (("warmpu(500)",), "unknown schedule 'warmpu'. Did you mean 'warmup'?"),
+        (("cosine()",), "cosine: missing 1 required positional argument: 'steps'"),
+        (("exponential(0.9)",), "never ends"),
+        (("cosine(10)", "--steps", "0"), "at least 1"),
+    ):
+        found = run("schedule", *arguments, "--output", str(path))
+        assert found.exit_code == 2
+        assert said in found.stderr
+        assert not path.exists()
+    assert run("schedule", "cosine(10)", "--output", str(tmp_path / "out.nonsense")).exit_code == 2

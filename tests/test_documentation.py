@@ -80,8 +80,8 @@ def test_public_names_exist_and_are_listed() -> None:
     for name in thalweg.__all__:
         assert hasattr(thalweg, name), name
     public = {n for n in vars(thalweg) if not n.startswith("_")}
-    modules = {"engine", "optim", "wrappers", "catalogue", "conformance", "importing"}
-    modules |= {"study", "cli"}
+    modules = {"engine", "optim", "wrappers", "catalogue", "conformance", "files", "importing"}
+    modules |= {"study", "cli", "house"}
     assert public - modules == set(thalweg.__all__)
 
 

@@ -143,7 +143,7 @@ def test_a_group_says_which_it_is() -> None:
     found = [(g["rule"], g["param_names"], g["lr"], g.get("betas")) for g in optimizer.param_groups]
     assert found == [
         ("adam", ["head"], 0.5, (0.7, 0.9)),
-        ("muon", ["hidden"], 0.02, None),
+        ("muon", ["hidden"], 0.02, (0.7, 0.9)),
         ("adam", ["bias"], 0.02, (0.7, 0.9)),
     ]
     with pytest.raises(ValueError, match="use_muon=True"):

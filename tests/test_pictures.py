@@ -14,11 +14,11 @@ from typer.testing import CliRunner
 
 import thalweg
 from small_task import blobs
-from thalweg import cli, study
+from thalweg import cli, house, study
 from thalweg.errors import ArgumentError
 from thalweg.study import SURFACES, Contender, Surface, effective_lr, figures, trajectories
 from thalweg.study.contenders import resolve
-from thalweg.study.figures import house, paths
+from thalweg.study.figures import paths
 from thalweg.study.paths import moments, run
 from thalweg.study.rates import QUANTILES
 
@@ -361,7 +361,7 @@ def test_adabound_stays_between_its_own_bounds():
         ("sgd(lr=0.1, momentum=0.9)", "sgd(lr=0.1, momentum=0.9) has no betas: only Adam and"),
         ("adam(betas=(0.9, 0.9)) + lookahead(k=2)", "moves weights against its momentum"),
         ("torch.optim:Adamax + cautious", "does not read as names"),
-        ("adma", "Did you mean 'adam'?"),
+        ("adabund", "Did you mean 'adabound'?"),
     ],
 )
 def test_what_has_no_effective_rate_is_refused(name, sentence):

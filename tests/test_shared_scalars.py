@@ -12,7 +12,7 @@ import thalweg
 from cases import BACKENDS, assert_same_bits, everything
 from oracles.prodigy import Prodigy
 from thalweg import Hyper, Scalar, rule
-from thalweg.errors import DeclarationError, StepError
+from thalweg.errors import CheckpointError, DeclarationError, StepError
 from thalweg.ops import norm, sum, where
 from thalweg.options import Cautious, ClipNorm, Lookahead, SkipNonFinite
 
@@ -108,6 +108,21 @@ def test_a_shared_scalar_is_saved_and_resumes_to_the_bit() -> None:
     walk(twin, twin_q, 1, start=8)
     walk(second, q, 1, start=8)
     assert_same_bits(twin_q, q)
+
+
+def test_a_checkpoint_without_it_is_refused() -> None:
+    p, q = weights(torch.float32), weights(torch.float32)
+    optimizer = thalweg.Prodigy(p, d0=1e-3)
+    walk(optimizer, p, 3)
+    saved = optimizer.state_dict()
+    del saved["param_groups"][0]["d_max"]
+    other = thalweg.Prodigy(q, d0=1e-3)
+    with pytest.raises(CheckpointError, match="group 0 has no 'd_max'"):
+        other.load_state_dict(saved)
+    assert not other.state
+    other.load_state_dict(saved, strict=False)
+    assert other.param_groups[0]["d_max"] == 1e-3
+    assert other.param_groups[0]["d"] == optimizer.param_groups[0]["d"]
 
 
 def test_a_step_held_back_leaves_it() -> None:

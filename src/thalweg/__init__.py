@@ -1,10 +1,11 @@
 """Thalweg: write an optimizer update once, compose it with anything, run it as one fused kernel."""
 
-from thalweg import errors, ops, options
+from thalweg import errors, groups, ops, options, recipe, schedules
 from thalweg.catalogue import create_optimizer, list_optimizers, optimizer_info
 from thalweg.engine.optimizer import Optimizer
 from thalweg.engine.option import Option, option
 from thalweg.engine.rule import Hyper, Rule, Scalar, Slot, Switch, nonzero, rule
+from thalweg.files import save
 from thalweg.optim import (
     ADOPT,
     ASGD,
@@ -85,6 +86,7 @@ __all__ = [
     "Optimizer",
     "create_optimizer",
     "list_optimizers",
+    "save",
     "optimizer_info",
     "rule",
     "Rule",
@@ -96,6 +98,9 @@ __all__ = [
     "option",
     "Option",
     "options",
+    "groups",
+    "schedules",
+    "recipe",
     "ops",
     "errors",
 ]

@@ -44,6 +44,7 @@ def app() -> typer.Typer:
     built.command()(info)
     built.command()(trajectories)
     built.command()(effective_lr)
+    built.command()(schedule)
     return built
 
 
@@ -214,6 +215,34 @@ def effective_lr(
         raise typer.Exit(2) from None
     show_rates(found, console)
     typer.echo(f"Written to {output}: {rates.FILE}")
+
+
+def schedule(
+    text: Annotated[
+        str,
+        typer.Argument(
+            metavar="SCHEDULE", help='As "warmup(500) >> cosine(10000)".', show_default=False
+        ),
+    ],
+    steps: Annotated[
+        int | None, typer.Option(help="How much of it; by default its length.", show_default=False)
+    ] = None,
+    lr: Annotated[float, typer.Option(help="What its factors multiply.")] = 1.0,
+    output: Annotated[Path, typer.Option(help="The picture: .png, .svg or .pdf.")] = Path(
+        "runs/schedule.png"
+    ),
+) -> None:
+    """Draw a schedule; print some of its values."""
+    from thalweg.schedules import parse, tabulated
+
+    try:
+        found = parse(text)
+        found.plot(steps, output, base=lr)
+    except (ThalwegError, OSError, ValueError) as error:
+        typer.echo(f"Error: {error}", err=True)
+        raise typer.Exit(2) from None
+    typer.echo(tabulated(found, steps, lr))
+    typer.echo(f"Written to {output}")
 
 
 def check(

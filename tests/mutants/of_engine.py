@@ -58,7 +58,7 @@ ENGINE = (
     ),
     Edit(
         "versions-unbumped", "engine/tables.py",
-        "torch.autograd.graph.increment_version(self.written)\n", "pass\n",
+        "torch.autograd.graph.increment_version(block.written)\n", "pass\n",
         "autograd does not learn of later steps",
         ("tests/test_tables.py -k version",),
     ),

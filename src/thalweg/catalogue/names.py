@@ -8,7 +8,7 @@ from __future__ import annotations
 import ast
 import inspect
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,11 @@ CLASSES: dict[str, type[torch.optim.Optimizer]] = {
     name.lower(): getattr(optim, name) for name in optim.__all__
 }
 """Every optimizer by its name in lower case."""
+
+Grouping = Callable[[nn.Module], Sequence[Mapping[str, Any]]]
+
+GROUPINGS: dict[str, Grouping] = {}
+"""What `groups=` may name; `thalweg.groups` fills it when it is imported."""
 
 
 @dataclass(frozen=True)
@@ -44,18 +49,24 @@ class Named:
 
 
 def create_optimizer(
-    model_or_params: nn.Module | Iterable[Any], name: str, **arguments: Any
+    model_or_params: nn.Module | Iterable[Any],
+    name: str,
+    *,
+    groups: str | Grouping | None = None,
+    **arguments: Any,
 ) -> torch.optim.Optimizer:
     """Make an optimizer from its name, with options: "lion(betas=(0.95, 0.98)) + cautious + lookahead(k=6)".
 
     Args:
         model_or_params: A module (its named parameters that require gradients), or what optimizers take.
         name: An optimizer, any case, then options, joined by +; arguments are Python literals.
+        groups: How a model's parameters are grouped: "no_decay", "yolo", "muon", or a function of the model
+            that returns groups; None: all in one.
         **arguments: The optimizer's arguments; those written in the name win.
 
     Raises:
         ValueError: An unknown name (with a suggestion), or text that is not of this grammar.
-        TypeError: An argument that the optimizer or option does not have.
+        TypeError: An argument that the optimizer or option does not have, or groups of what is no model.
 
     Example:
         >>> import torch, thalweg
@@ -75,10 +86,29 @@ def create_optimizer(
         )
     if named.options:
         merged["options"] = [*merged.get("options", ()), *named.options]
-    params = model_or_params
-    if isinstance(params, nn.Module):
+    params: Any = model_or_params
+    if groups is not None:
+        params = _grouped(params, groups)
+    elif isinstance(params, nn.Module):
         params = [(n, p) for n, p in params.named_parameters() if p.requires_grad]
     return named.cls(params, **merged)
+
+
+def _grouped(model: Any, groups: str | Grouping) -> Sequence[Mapping[str, Any]]:
+    """A model's groups, by the builder's name or by a function."""
+    if not isinstance(model, nn.Module):
+        raise ArgumentTypeError(
+            f"groups={groups!r} groups a model's parameters, and {type(model).__name__} is no module; pass "
+            "the model, or the groups themselves"
+        )
+    if callable(groups):
+        return groups(model)
+    if groups not in GROUPINGS:
+        raise ArgumentError(
+            f"groups={groups!r} is not known.{suggest(str(groups), GROUPINGS)} Known: "
+            f"{', '.join(sorted(GROUPINGS))}, or a function of the model."
+        )
+    return GROUPINGS[groups](model)
 
 
 def read(text: str) -> Named:

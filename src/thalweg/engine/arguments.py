@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from thalweg.engine.groups import initial_value, number, resolve
 from thalweg.engine.option import OPTIONS, Option
+from thalweg.engine.prepare import parameter_name
 from thalweg.engine.rule import LATEST, Group, Hyper, Rule, Switch, find_rule
 from thalweg.engine.trace import hyper_key, shared_scalars
 from thalweg.errors import ArgumentError, ArgumentTypeError, BackendError, suggest
@@ -154,6 +156,31 @@ def check_spelling(title: str, group: Group, known: Iterable[str]) -> None:
     for name in group:
         if name not in names and difflib.get_close_matches(name, names, n=1, cutoff=0.86):
             raise ArgumentTypeError(unknown(title, name, sorted(names)))
+
+
+@contextmanager
+def naming_what_two_groups_have(group: Group, others: Sequence[Group]) -> Iterator[None]:
+    """Add to torch's refusal of a parameter in two groups which parameter and which groups.
+
+    Args:
+        group: The new one.
+        others: Those that are there.
+
+    Raises:
+        ValueError: There is such a parameter.
+    """
+    try:
+        yield
+    except ValueError as error:
+        owner = {p: i for i, other in enumerate(others) for p in other["params"]}
+        twice = [j for j, p in enumerate(group["params"]) if p in owner]
+        if "more than one parameter group" not in str(error) or not twice:
+            raise
+        name = parameter_name(group, len(others), twice[0])
+        raise ArgumentError(
+            f"{error}: {name} is in group {owner[group['params'][twice[0]]]} and in group {len(others)}; "
+            "take it out of one"
+        ) from None
 
 
 class Strict:

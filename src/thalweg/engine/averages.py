@@ -7,11 +7,10 @@ from typing import Any
 
 from torch import Tensor
 
-from thalweg.engine.groups import resolve
+from thalweg.engine.groups import TRAINING, resolve
 from thalweg.engine.rule import Group
+from thalweg.errors import CheckpointError
 
-TRAINING = "train_mode"
-"""Key of a group: False while its parameters hold averages. Elsewhere it is not there."""
 WEIGHTS = "train_weights"
 """Key of a parameter's state: its weights while it holds its average."""
 
@@ -33,3 +32,23 @@ def average_of(p: Tensor, state: Mapping[str, Any], group: Group) -> Tensor | No
         elif spec.averages is not None:
             found = state.get(f"{spec.name}_{spec.averages}", found)
     return found
+
+
+def check_weights(p: Tensor, state: Mapping[str, Any], group: Group, where: str) -> None:
+    """Refuse a checkpoint that was taken while parameters held averages and has lost their weights.
+
+    Raises:
+        CheckpointError: It is one; flat distributed checkpoints leave out what the new optimizer lacks.
+    """
+    if (
+        group.get(TRAINING, True)
+        or WEIGHTS in state
+        or not keeps_average(group)
+        or average_of(p, state, group) is None
+    ):
+        return
+    raise CheckpointError(
+        f"the checkpoint was taken while the parameters held their averages, and {where} has no {WEIGHTS!r} "
+        "to go on from: call optimizer.train() before taking it (flatten_optimizer_state_dict loads only "
+        "entries that the new optimizer has already)"
+    )

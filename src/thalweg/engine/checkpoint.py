@@ -2,32 +2,40 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from thalweg.engine.groups import resolve, wanted_slots
+from thalweg.engine.averages import WEIGHTS, check_weights
+from thalweg.engine.groups import TRAINING, resolve, wanted_slots
 from thalweg.engine.option import OPTIONS
+from thalweg.engine.prepare import parameter_name
 from thalweg.engine.rule import Group, Slot
+from thalweg.engine.trace import shared_scalars
 from thalweg.errors import CheckpointError
 
 OWN_KEYS = ("rule", "options", "state_dtype", "decay_style", "decay_cautious")
 """What the constructor decides, whatever a checkpoint says."""
 
 
-def check_groups(
-    groups: Sequence[Group], saved: Sequence[Mapping[str, Any]], *, strict: bool
-) -> None:
+def check_groups(groups: Sequence[Group], given: Mapping[str, Any], *, strict: bool) -> None:
     """Refuse a checkpoint of another rule or of other options; torch's, which names none, is welcome.
 
+    Args:
+        groups: The optimizer's.
+        given: The checkpoint.
+        strict: Whether to look at all.
+
     Raises:
-        CheckpointError: It differs, and `strict` is on.
+        CheckpointError: It differs, or steps were taken and a number that groups share is not there.
     """
     if not strict:
         return
-    for i, (own, theirs) in enumerate(zip(groups, saved, strict=False)):
+    for i, (own, theirs) in enumerate(zip(groups, given["param_groups"], strict=False)):
         for key, what in (("rule", "rule"), ("options", "options")):
             if key not in theirs:
                 continue
@@ -37,6 +45,13 @@ def check_groups(
                     f"the checkpoint's group {i} has {what} {_said(other)} and this optimizer {_said(mine)}"
                     f"{_difference(mine, other)}: make the optimizer as it was when it was saved, or "
                     "load with strict=False to keep this one's"
+                )
+        resolved = resolve(own)
+        for key in shared_scalars(resolved.rule, resolved.specs) if given["state"] else ():
+            if theirs.get(key) is None:
+                raise CheckpointError(
+                    f"the checkpoint's group {i} has no {key!r}, which goes with the state: it is another "
+                    "optimizer's; load with strict=False to begin it anew"
                 )
 
 
@@ -70,9 +85,33 @@ def merged_group(own: Group, saved: Mapping[str, Any]) -> dict[str, Any]:
         if name in OPTIONS and name not in options
         for argument in OPTIONS[name].arguments()
     }
-    kept = {k: v for k, v in saved.items() if k not in OWN_KEYS and (k in own or k not in foreign)}
+    kept = {
+        k: tuple(v) if isinstance(v, list) and isinstance(own.get(k), tuple) else v
+        for k, v in saved.items()
+        if k not in OWN_KEYS and (k in own or (k not in foreign and k != TRAINING))
+    }
     missing = {k: v for k, v in own.items() if k not in saved and k != "params"}
     return {**kept, **missing, **{k: own[k] for k in OWN_KEYS if k in own}}
+
+
+def all_loaded(
+    groups: Sequence[Group], given: Mapping[str, Any], *, strict: bool
+) -> dict[Any, Any]:
+    """Copies of a checkpoint's state by parameter; of what belongs to none, by the checkpoint's own key."""
+    owner: dict[Any, tuple[Tensor, Group, str]] = {}
+    for i, (own, saved) in enumerate(zip(groups, given["param_groups"], strict=False)):
+        merged = {**merged_group(own, saved), "params": own["params"]}
+        for j, (key, p) in enumerate(zip(saved["params"], own["params"], strict=False)):
+            owner[key] = p, merged, parameter_name(own, i, j)
+    found: dict[Any, Any] = {}
+    for key, entries in given["state"].items():
+        if key in owner:
+            p, group, where = owner[key]
+            found[p] = loaded_state(p, group, entries, where, strict=strict)
+            check_weights(p, found[p], group, where)
+        else:
+            found[key] = copy.deepcopy(entries)
+    return found
 
 
 def loaded_state(
@@ -88,13 +127,13 @@ def loaded_state(
         strict: Whether a slot or number that is missing beside others is an error.
 
     Raises:
-        CheckpointError: An entry is no tensor or number, or has another shape than the parameter.
+        CheckpointError: An entry is no tensor or number, or has another shape or kind than the parameter.
     """
     resolved = resolve(group)
     wanted = wanted_slots(resolved, resolved.setting(p, frozenset()), group, p)
     own = [s.name for s in resolved.rule.slots if s.name in wanted]
-    kept = {s.name for s in resolved.rule.scalars} | {"step"}
-    own += [s.name for s in resolved.rule.scalars if not s.is_shared]
+    numbers = [s.name for s in resolved.rule.scalars if not s.is_shared]
+    own += numbers
     missing = [key for key in own if saved.get(key) is None]
     if strict and missing and any(isinstance(x, Tensor) for x in saved.values()):
         raise CheckpointError(
@@ -107,10 +146,11 @@ def loaded_state(
         if name not in group["options"]
         for s in [*(x.name for x in spec.slots), *(x.name for x in spec.scalars)]
     }
-    for key in kept.intersection(saved):
+    for key in {*numbers, "step"}.intersection(saved):
         _check_number(key, saved[key], where)
+    stored = {WEIGHTS: (Slot(WEIGHTS), p.dtype)} | {key: found[:2] for key, found in wanted.items()}
     return {
-        key: _copied(p, key, value, wanted[key][:2] if key in wanted else None, where)
+        key: _copied(p, key, value, stored.get(key), where)
         for key, value in saved.items()
         if key in wanted or key not in foreign
     }
@@ -121,6 +161,10 @@ def _check_number(key: str, value: Any, where: str) -> None:
     if not is_one:
         raise CheckpointError(
             f"the checkpoint's {key!r} for {where} is {value!r}; it must be one number"
+        )
+    if key == "step" and not 0.0 <= float(value) < math.inf:
+        raise CheckpointError(
+            f"the checkpoint's 'step' for {where} is {float(value)}; steps are counted from 0"
         )
 
 
@@ -138,10 +182,16 @@ def _copied(
                 f"the checkpoint's {key!r} for {where} has {got}, and the parameter has shape "
                 f"{tuple(p.shape)}{needs}: the groups hold other parameters, or hold them in another order"
             )
+        number = value.is_floating_point() or value.is_complex()
+        if not number or value.is_complex() != dtype.is_complex:
+            raise CheckpointError(
+                f"the checkpoint's {key!r} for {where} has {value.dtype}, and here it is kept in {dtype}: "
+                "it was stored in another way (quantized?) and cannot be cast; convert it first"
+            )
         if slot.over is not None:
             return torch.empty(shape, dtype=dtype, device=p.device).copy_(value.detach())
         return torch.empty_like(p, dtype=dtype, requires_grad=False).copy_(value.detach())
     if isinstance(value, Tensor):
         home = p.device if value.ndim and value.device.type != "cpu" else torch.device("cpu")
         return value.detach().to(home, copy=True)
-    return value
+    return copy.deepcopy(value)

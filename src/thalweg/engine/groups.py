@@ -17,6 +17,9 @@ from thalweg.engine.rule import Declared, Group, Rule, Slot, find_rule
 from thalweg.engine.trace import Setting, active_slots, hyper_key, trace
 from thalweg.errors import StepError, TraceError
 
+TRAINING = "train_mode"
+"""Key of a group that averages: False while its parameters hold the averages."""
+
 
 @dataclass(frozen=True)
 class Resolved:
@@ -54,9 +57,8 @@ def resolve(group: Group) -> Resolved:
             elif s.read is not None:
                 switches.append((label, s.name, s.read(group)))
             else:
-                switches.append(
-                    (label, s.name, group.get(f"{label}_{s.name}" if label else s.name, s.default))
-                )
+                value = group.get(f"{label}_{s.name}" if label else s.name, s.default)
+                switches.append((label, s.name, tuple(value) if isinstance(value, list) else value))
     return Resolved(rule, specs, tuple(switches), tuple(by_ndim), _tensor_numbers(group))
 
 
@@ -157,8 +159,9 @@ def graph_of(resolved: Resolved, setting: Setting) -> tuple[Graph, tuple[Program
             graph != again
         ):  # a random number, or a counter, would be frozen as it was in the first trace
             raise TraceError(
-                f"{resolved.rule.name} computes something else each time it is called: it is called once, "
-                "to be recorded, and may depend on its arguments alone"
+                f"{resolved.rule.name} computes something else each time it is called (a random number, or "
+                "a function for matrix() that is made anew): it is called once, to be recorded, and may "
+                "depend on its arguments alone"
             )
         _graphs[key] = graph, split(graph)
     return _graphs[key]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from thalweg.engine.ops import MatrixCall
+from thalweg.errors import StepError
 
 STACK = 1 << 26
 """Elements of a stack: what bounds the memory of a function's intermediates."""
@@ -23,10 +24,14 @@ class Stacks:
 
     Args:
         params: Of two or more dimensions; the first is the matrix's rows, all others its columns.
-        dtype: Of the values.
+        call: What will be applied; it is tried on one matrix of each shape, since a step must not fail.
+
+    Raises:
+        StepError: The function fails, or gives something else than a stack of that shape.
     """
 
-    def __init__(self, params: Sequence[Tensor], dtype: torch.dtype) -> None:
+    def __init__(self, params: Sequence[Tensor], call: MatrixCall) -> None:
+        dtype = call.dtype
         by_shape: dict[tuple[int, int], list[int]] = {}
         for i, p in enumerate(params):
             rows = p.shape[0]
@@ -44,6 +49,7 @@ class Stacks:
                 shape, strides = (len(members), rows, columns), (step, columns, 1)
                 whole = buffer.as_strided(shape, strides, start)
                 self.stacks += torch.split(whole, max(1, STACK // step))
+                _try_out(call, whole[:1])
             for i in members:
                 found[i] = buffer[start : start + rows * columns].view(params[i].shape)
                 start += step
@@ -53,3 +59,17 @@ class Stacks:
         """Replace every matrix by the function's result."""
         for stack in self.stacks:
             stack.copy_(call(stack))
+
+
+def _try_out(call: MatrixCall, stack: Tensor) -> None:
+    name = call.function.__name__
+    try:
+        result = call(stack.clone())
+    except Exception as e:
+        raise StepError(f"matrix function {name} fails: {type(e).__name__}: {e}") from e
+    if not isinstance(result, Tensor) or result.shape != stack.shape:
+        got = tuple(result.shape) if isinstance(result, Tensor) else repr(result)
+        raise StepError(
+            f"matrix function {name} of a stack of shape {tuple(stack.shape)} gives {got}; it must give a "
+            "stack of the same shape"
+        )

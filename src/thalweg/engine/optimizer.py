@@ -18,22 +18,25 @@ from thalweg.engine.arguments import (
     check_numbers,
     check_spelling,
     dissolved,
+    naming_what_two_groups_have,
     numbers_of,
     taken_at_construction,
 )
-from thalweg.engine.averages import TRAINING, WEIGHTS, average_of, keeps_average
+from thalweg.engine.averages import WEIGHTS, average_of, keeps_average
 from thalweg.engine.backends.choice import check_fusable
 from thalweg.engine.backends.toolchain import step_threads
-from thalweg.engine.checkpoint import check_groups, loaded_state, merged_group
-from thalweg.engine.groups import graph_of, resolve, wanted_slots
+from thalweg.engine.checkpoint import all_loaded, check_groups, merged_group
+from thalweg.engine.groups import TRAINING, graph_of, number, resolve, wanted_slots
+from thalweg.engine.matching import by_name
 from thalweg.engine.option import Option, check_options, find_option
 from thalweg.engine.plan import Plan, Plans
 from thalweg.engine.prepare import Pending, Preparation, parameter_name
-from thalweg.engine.rule import Group, Rule
+from thalweg.engine.rule import Group, Rule, find_rule
 from thalweg.engine.state import Missing, make_slots, scalar_dtype, slots_of
-from thalweg.engine.trace import hyper_key
+from thalweg.engine.trace import hyper_key, state_keys
 from thalweg.errors import (
     ArgumentError,
+    BackendError,
     CheckpointError,
     StepError,
 )
@@ -55,6 +58,7 @@ class Optimizer(Strict, torch.optim.Optimizer):
         maximize: Climb instead of descend.
         capturable: Keep step counts on the device, for CUDA graphs.
         differentiable: Let autograd see the step.
+        own: Group keys that a subclass reads itself, with their defaults.
         **hypers: The rule's numbers and switches by name, and `weight_decay`.
 
     Raises:
@@ -91,6 +95,7 @@ class Optimizer(Strict, torch.optim.Optimizer):
         capturable: bool = False,
         differentiable: bool = False,
         fused: bool | None = None,
+        own: Mapping[str, Any] | None = None,
         **hypers: Any,
     ) -> None:
         rule = as_rule(rule)
@@ -99,7 +104,7 @@ class Optimizer(Strict, torch.optim.Optimizer):
         defaults |= numbers_of(type(self).__name__, rule, hypers)
         defaults |= {"maximize": maximize, "foreach": foreach, "capturable": capturable}
         defaults |= {"differentiable": differentiable, "fused": fused, "rule": rule.key}
-        defaults |= dissolved(chosen)
+        defaults |= {**dissolved(chosen), **(own or {})}
         check_flags(defaults)
         check_numbers(type(self).__name__, defaults, "")
         super().__init__(params, defaults)
@@ -128,7 +133,10 @@ class Optimizer(Strict, torch.optim.Optimizer):
         self._check_shared(full)
         for key, value in taken_at_construction(full, self.param_groups).items():
             group.setdefault(key, value)
-        super().add_param_group(group)
+        if keeps_average(full):  # from the start: flat distributed checkpoints load what is there
+            group.setdefault(TRAINING, True)
+        with naming_what_two_groups_have(group, self.param_groups):
+            super().add_param_group(group)
         try:
             self._try_out(self.param_groups[-1])
         except Exception:
@@ -146,8 +154,20 @@ class Optimizer(Strict, torch.optim.Optimizer):
                     f"{resolved.rule.name} does not go with the option {name}: "
                     f"{resolved.rule.refuses[name]}; leave one out"
                 )
+        names = [key for label, owner in resolved.labelled() for key in state_keys(owner, label)]
+        for name in names:
+            if names.count(name) > 1:
+                raise ArgumentError(
+                    f"two parts of this group keep something under {name!r}: {resolved.rule.name} and an "
+                    "option; call the rule's otherwise"
+                )
         for p in {min(p.ndim, 2): p for p in group["params"]}.values():
-            graph_of(resolved, resolved.setting(p, frozenset()))
+            graph, _ = graph_of(resolved, resolved.setting(p, frozenset()))
+            if graph.matrices and group["differentiable"]:
+                raise BackendError(
+                    f"`differentiable` is not supported by {resolved.rule.name}: autograd does not see "
+                    "through functions of whole matrices"
+                )
         for p in group["params"] if group["fused"] else ():
             # Parameters without storage may get it before the first step (`model.to_empty`).
             if p.device.type != "meta":
@@ -171,7 +191,18 @@ class Optimizer(Strict, torch.optim.Optimizer):
         return group
 
     def _check_shared(self, group: Group) -> None:
-        """An option of the whole optimizer is the same in all groups."""
+        """What acts on, or keeps a number for, the whole optimizer is the same in all groups."""
+        rule = find_rule(group["rule"])
+        if any(s.scope == "optimizer" for s in rule.scalars):
+            for other in self.param_groups:
+                for h in rule.hypers if find_rule(other["rule"]) is rule else ():
+                    key = hyper_key(h, "")
+                    if number(group, key) != number(other, key):
+                        raise ArgumentError(
+                            f"{rule.name} keeps numbers for all groups together, so that {key} must be alike "
+                            f"in all of them; group {len(self.param_groups)} has {number(group, key)!r} and "
+                            f"another {number(other, key)!r}"
+                        )
         for other in self.param_groups[:1]:
             for name in {*group["options"], *other["options"]}:
                 spec = find_option(name)
@@ -205,11 +236,11 @@ class Optimizer(Strict, torch.optim.Optimizer):
         Raises:
             StepError: The step cannot be taken; parameters, state and counts are as they were.
         """
+        self._check_training("step()")
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        self._check_training("step()")
         with torch.set_grad_enabled(bool(self.defaults["differentiable"])), step_threads():
             self._advance()
         return loss
@@ -256,12 +287,17 @@ class Optimizer(Strict, torch.optim.Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any], *, strict: bool = True) -> None:
         """Load a checkpoint of this optimizer, or of torch's of the same algorithm; everything is copied.
 
+        Where both know their parameters' names (`model.named_parameters()` at construction) they are matched
+        by name, whatever their order and groups; else by position, as in torch. Numbers of the groups
+        follow the checkpoint; rule, options and storage are the constructor's.
+
         Args:
             state_dict: What `state_dict()` returned.
-            strict: Refuse a checkpoint with another rule or other options; without, this optimizer's stay.
+            strict: Refuse a checkpoint with other names, another rule or other options. Without, what
+                matches is taken, this optimizer's rule and options stay, and what is missing begins anew.
 
         Raises:
-            CheckpointError: It is another rule's or has other options or shapes; nothing was changed.
+            CheckpointError: It has other names, options or shapes, or is another rule's; nothing was changed.
             ValueError: It has other groups.
         """
         self._check_training("load_state_dict()")
@@ -275,13 +311,15 @@ class Optimizer(Strict, torch.optim.Optimizer):
                     f"this is no optimizer's state_dict: it has {', '.join(map(repr, list(given)[:3]))}, "
                     "...; it needs 'state' and 'param_groups'"
                 )
+            given = by_name(self.param_groups, given, strict=strict)
+            saved = given["param_groups"]
             if [len(g["params"]) for g in saved] != [len(g["params"]) for g in self.param_groups]:
                 return given  # torch says it, in its words
-            check_groups(self.param_groups, saved, strict=strict)
+            check_groups(self.param_groups, given, strict=strict)
             groups = [merged_group(own, g) for own, g in zip(self.param_groups, saved, strict=True)]
             for i, group in enumerate(groups):
                 check_numbers(type(self).__name__, group, f", group {i} of the checkpoint")
-            checked["state"] = self._loaded(given, strict=strict)
+            checked["state"] = all_loaded(self.param_groups, given, strict=strict)
             return {**given, "state": {}, "param_groups": groups}
 
         def fill(_: Any) -> None:
@@ -297,24 +335,6 @@ class Optimizer(Strict, torch.optim.Optimizer):
         finally:
             for handle in handles:
                 handle.remove()
-
-    def _loaded(self, given: Mapping[str, Any], *, strict: bool) -> dict[Any, Any]:
-        """The checkpoint's state by parameter."""
-        owner: dict[Any, tuple[Tensor, Group, str]] = {}
-        for i, (own, saved) in enumerate(
-            zip(self.param_groups, given["param_groups"], strict=False)
-        ):
-            merged = {**merged_group(own, saved), "params": own["params"]}
-            for j, (key, p) in enumerate(zip(saved["params"], own["params"], strict=False)):
-                owner[key] = p, merged, parameter_name(own, i, j)
-        found: dict[Any, Any] = {}
-        for key, entries in given["state"].items():
-            if key in owner:
-                p, group, where = owner[key]
-                found[p] = loaded_state(p, group, entries, where, strict=strict)
-            else:
-                found[key] = entries
-        return found
 
     # Looking at it --------------------------------------------------------------------------------
 
@@ -347,24 +367,29 @@ class Optimizer(Strict, torch.optim.Optimizer):
         The weights stand aside in `state[p]["train_weights"]`, so that a checkpoint taken now goes on from
         them. Without an option that averages, or if they hold them already, nothing happens.
         """
-        for group in self.param_groups:
-            if not group.get(TRAINING, True):
-                continue
-            for p in group["params"]:
-                average = average_of(p, self.state.get(p, {}), group)
-                if average is not None:
-                    self.state[p][WEIGHTS] = p.detach().clone()
-                    p.copy_(average)
-                    group[TRAINING] = False
+        with step_threads():
+            for group in self.param_groups:
+                if group.get(TRAINING, True):
+                    self._exchange(group)
+
+    def _exchange(self, group: dict[str, Any]) -> None:
+        for p in dict.fromkeys(group["params"]):
+            average = average_of(p, self.state.get(p, {}), group)
+            if average is not None:
+                self.state[p][WEIGHTS] = p.detach().clone()
+                p.copy_(average)
+                group[TRAINING] = False
 
     @torch.no_grad()
     def train(self) -> None:
         """Put the weights back where `eval()` put averages, bit for bit."""
-        for group in self.param_groups:
-            for p in group["params"]:
-                if WEIGHTS in self.state.get(p, {}):
-                    p.copy_(self.state[p].pop(WEIGHTS))
-            group.pop(TRAINING, None)
+        with step_threads():
+            for group in self.param_groups:
+                for p in group["params"]:
+                    if WEIGHTS in self.state.get(p, {}):
+                        p.copy_(self.state[p].pop(WEIGHTS))
+                if TRAINING in group:
+                    group[TRAINING] = True
 
     @contextmanager
     def averaged(self) -> Iterator[None]:

@@ -113,10 +113,14 @@ class BucketRun:
         device = self.device[index](self.known, self.bucket.extents)
         return Numbers(self.row_of, self.host, device)
 
-    def advance(self) -> list[tuple[Node, Tensor]]:
-        """Run passes until one adds up a share of a sum over all tensors, and return the shares."""
+    def advance(self, *, writes: bool) -> list[tuple[Node, Tensor]]:
+        """Run passes until one adds up a share of a sum over all tensors, and return the shares.
+
+        Args:
+            writes: Whether the last pass, which writes, may run.
+        """
         shares: list[tuple[Node, Tensor]] = []
-        while not shares and self.position < len(self.kind.programs):
+        while not shares and self.position < len(self.kind.programs) - (not writes):
             index, self.position = self.position, self.position + 1
             sums = self.bound.run(index, self._numbers(index))
             for node, x in zip(self.kind.programs[index].reductions, sums, strict=True):
@@ -295,12 +299,11 @@ class Plan:
         return resolve(group) == self.resolved[index]
 
     def settle(self, state: Mapping[Tensor, Any]) -> None:
-        """The new state is the optimizer's."""
+        """The new state is the optimizer's, and autograd is told of what will be written."""
         if not self.settled:
             self.watch.settle(state)
             self.settled = True
-            for r in self.runs:  # later steps say so block by block
-                torch.autograd.graph.increment_version(r.bucket.written())
+        self.watch.announce()
 
     def ready(self, groups: Sequence[Group]) -> None:
         """Compute every scalar that is known beforehand; the last thing that can fail."""
@@ -314,15 +317,18 @@ class Plan:
         until every bucket has: buckets reach the same sum in passes of different numbers.
         """
         shares: dict[str, list[Share]] = {}
-        movers = self.runs
-        while movers:
-            for r in movers:
-                for node, x in r.advance():
-                    shares.setdefault(node.attr[1], []).append((r, node, x))
-            whole = [tag for tag, found in shares.items() if len(found) == self.shares[tag]]
-            joined = dict.fromkeys(r for tag in whole for r in _join(shares.pop(tag)))
-            waiting = {r for found in shares.values() for r, _, _ in found}
-            movers = [r for r in joined if r not in waiting]
+        waiting: set[BucketRun] = set()
+        # First everything but the passes that write: a function of whole matrices is a user's, and may fail.
+        for writes in (False, True):
+            movers = [r for r in self.runs if r not in waiting]
+            while movers:
+                for r in movers:
+                    for node, x in r.advance(writes=writes):
+                        shares.setdefault(node.attr[1], []).append((r, node, x))
+                whole = [tag for tag, found in shares.items() if len(found) == self.shares[tag]]
+                joined = dict.fromkeys(r for tag in whole for r in _join(shares.pop(tag)))
+                waiting = {r for found in shares.values() for r, _, _ in found}
+                movers = [r for r in joined if r not in waiting]
         for r in self.runs:
             r.finish(groups)
             r.bucket.grads.clear()  # gradients are not ours to keep alive
@@ -344,16 +350,21 @@ class Plans:
         """The plan that fits, with this step's gradients taken."""
         if self.last is None or self.last.fits(groups, state):
             return self.last
-        found = self.by_set.get(with_gradient(groups))
-        if found is not None and (found is self.last or not found.fits(groups, state)):
+        key = with_gradient(groups)
+        found = self.by_set.pop(key, None) if self.last.watch.knows(groups, state) else self.last
+        if found is None:
+            return None
+        if found is self.last or not found.fits(groups, state):
             self.by_set.clear()  # it is not the set that changed: no plan is worth keeping
             return None
-        self.last = found
+        self.last = self.by_set[key] = found  # the latest stands last
         return found
 
     def keep(self, plan: Plan, groups: Sequence[Group]) -> None:
         """Remember a new plan, and forget the oldest of too many."""
         self.last = plan
+        if any(r.bucket.matrices for r in plan.runs):
+            self.by_set.clear()  # room for all matrices is held by one plan at most
         if plan.watch.takes_any:
             self.by_set[with_gradient(groups)] = plan
         if len(self.by_set) > self.LIMIT:

@@ -278,7 +278,7 @@ class Preparation:
         self.pending += [(e.p, e.state.pending) for e in draft.entries if e.state.pending]
         bucket = draft.bucket
         for m in bucket.kind.graph.matrices:
-            bucket.matrices[m.stream] = Stacks(bucket.params, m.call.dtype)
+            bucket.matrices[m.stream] = Stacks(bucket.params, m.call)
         run = BucketRun(bucket, draft.module.bind(bucket), draft.relaid)
         run.take(draft.raw, moved=False)
         return run

@@ -576,6 +576,11 @@ def rule(
             raise DeclarationError(
                 f"{new.name}: 'step' is the step count, a Scalar; call the other otherwise"
             )
+        if lr_scale is not None and lr_scale not in {s.name for s in scalars}:
+            raise DeclarationError(
+                f"{new.name}: lr_scale={lr_scale!r} is no declared scalar; there are "
+                f"{', '.join(s.name for s in scalars) or 'none'}"
+            )
         if decay not in DECAYS:
             raise DeclarationError(
                 f"{new.name}: decay={decay!r}; allowed: {', '.join(map(repr, DECAYS))}"

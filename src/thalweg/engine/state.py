@@ -6,6 +6,7 @@ Nothing here changes `optimizer.state`: a failed allocation leaves it as it was.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any
@@ -129,7 +130,9 @@ def make_slots(
         dense: Whether each parameter fills one stretch of storage.
     """
     dtype = missing[0].dtype
-    with torch.no_grad():
+    with (
+        torch.no_grad() if dense else nullcontext()
+    ):  # a differentiable step sees what a slot began as
         if dense:
             step = ALIGNMENT // dtype.itemsize
             starts = [0, *accumulate(-(-p.numel() // step) * step for p in params)]

@@ -249,9 +249,6 @@ class Block:
                 return None
         if list(map(_address_of, self.slots)) != self.slot_addresses:
             return None
-        # Kernels write behind autograd's back: a graph that saved these must know. It is said here, where
-        # they are in the cache, and not after the step.
-        torch.autograd.graph.increment_version(self.written)
         return grads
 
 
@@ -294,11 +291,16 @@ class Watch:
         for block in self.blocks:
             block.settle(state)
 
+    def announce(self) -> None:
+        """Kernels write behind autograd's back: a graph that saved what they write must know."""
+        for block in self.blocks:
+            torch.autograd.graph.increment_version(block.written)
+
     def gradients(
         self, groups: Sequence[Group], state: Mapping[Tensor, Any]
     ) -> tuple[list[Tensor], bool] | None:
         """This step's gradients, and whether their addresses are new; None if the tables do not fit."""
-        if not self.takes_any or not self._lists_hold(groups, state):
+        if not self.takes_any or not self.knows(groups, state):
             return None
         if any(g is not None for g in map(_grad_of, self.idle)):
             return None
@@ -316,7 +318,8 @@ class Watch:
         moved, self.grad_addresses = addresses != self.grad_addresses, addresses
         return grads, moved
 
-    def _lists_hold(self, groups: Sequence[Group], state: Mapping[Tensor, Any]) -> bool:
+    def knows(self, groups: Sequence[Group], state: Mapping[Tensor, Any]) -> bool:
+        """Whether parameters and state are the objects that they were, whatever gradients there are."""
         if len(groups) != len(self.lists) or state is not self.state:
             return False
         if not all(

@@ -222,6 +222,12 @@ def scalar_key(scalar: Scalar, label: str) -> str:
     return f"{label}_{scalar.name}" if label and scalar.name != "step" else scalar.name
 
 
+def state_keys(owner: Declared, label: str) -> list[str]:
+    """Everything that a rule or an option keeps in the state or the group, but for the step count."""
+    slots = [f"{label}_{s.name}" if label else s.name for s in owner.slots]
+    return slots + [scalar_key(s, label) for s in owner.scalars if s.name != "step"]
+
+
 def shared_scalars(rule: Rule, specs: Iterable[OptionSpec]) -> dict[str, tuple[Declared, Scalar]]:
     """The scalars that stand in the group, by key, and who declares each."""
     labelled: list[tuple[str, Declared]] = [("", rule), *((spec.name, spec) for spec in specs)]

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import copy
+import inspect
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+from thalweg.engine import inspection
 from thalweg.engine.arguments import Strict
+from thalweg.engine.backends.toolchain import keeping_threads, on_threads
+from thalweg.engine.matching import by_name
 from thalweg.engine.rule import Hyper
-from thalweg.errors import ArgumentError, BackendError
+from thalweg.errors import ArgumentError, BackendError, CheckpointError
 
 _COUNTS = (
     Hyper("max_iter", 20, low=0, integer=True),
@@ -52,7 +57,9 @@ class LBFGS(Strict, torch.optim.LBFGS):
         Mathematical Programming 45; strong Wolfe search: Nocedal and Wright 2006, Algorithms 3.5 and 3.6.
 
     Differs:
-        From torch, whose numbers it has to the bit: a copy or unpickled optimizer can step, loading copies
+        From torch, whose numbers on one thread it has to the bit: its own arithmetic (not the closure's)
+        runs on one thread, for torch splits sums by thread, so that a resume on other cores would go on
+        otherwise, and a forked process would hang. A copy or unpickled optimizer can step, loading copies
         the checkpoint instead of sharing it, gradients may have any layout, and what torch finds out in
         the first step (an unknown line search, an empty history) is refused at construction.
 
@@ -102,6 +109,20 @@ class LBFGS(Strict, torch.optim.LBFGS):
             line_search_fn,
         )
 
+    def step(self, closure: Callable[[], Any]) -> Any:  # type: ignore[override]
+        """Take one step: up to `max_iter` iterations.
+
+        Args:
+            closure: Clears the gradients, evaluates the loss, calls backward and returns the loss; called
+                up to `max_eval` times, with gradients enabled and on as many threads as elsewhere.
+
+        Returns:
+            The loss of the closure's first call.
+        """
+        evaluate = keeping_threads(closure)
+        with on_threads(1):
+            return _torchs_step()(self, evaluate)
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         """As torch, and find the parameters again, which torch leaves out of copies and pickles."""
         super().__setstate__(state)
@@ -115,11 +136,24 @@ class LBFGS(Strict, torch.optim.LBFGS):
             state_dict: What `state_dict()` returned.
 
         Raises:
-            ValueError: It has other groups.
+            ValueError: It has other groups, or names other parameters or in another order: the history is
+                one vector over all of them.
         """
+        if "state" in state_dict and "param_groups" in state_dict:
+            matched = by_name(self.param_groups, state_dict, strict=True)["param_groups"]
+            if [g["params"] for g in matched] != [g["params"] for g in state_dict["param_groups"]]:
+                raise CheckpointError(
+                    "the checkpoint's parameters stand in another order, and LBFGS keeps one vector over "
+                    "all of them: make the optimizer with them in the checkpoint's order, "
+                    f"{', '.join(map(repr, state_dict['param_groups'][0]['param_names'][:8]))}"
+                )
         if "state" in state_dict:  # torch would write into the caller's tensors in the next step
             state_dict = {**state_dict, "state": copy.deepcopy(state_dict["state"])}
         super().load_state_dict(state_dict)
+
+    def summary(self) -> str:
+        """The defaults, the group, and what the state holds, with bytes."""
+        return inspection.summary(self)
 
     def _gather_flat_grad(self) -> Tensor:
         """All gradients as one vector of numbers; torch's takes contiguous ones alone."""
@@ -129,3 +163,8 @@ class LBFGS(Strict, torch.optim.LBFGS):
             g = g.to_dense() if g.layout != torch.strided else g
             flat.append((torch.view_as_real(g) if g.is_complex() else g).reshape(-1))
         return torch.cat(flat)
+
+
+def _torchs_step() -> Any:
+    """Return torch's step without the hooks that stand around it once one of torch's was made."""
+    return inspect.unwrap(torch.optim.LBFGS.step, stop=lambda f: not getattr(f, "hooked", False))

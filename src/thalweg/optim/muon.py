@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from thalweg.engine.arguments import passed
+from thalweg.engine.arguments import check_spelling, passed
 from thalweg.engine.ops import count, lerp, matrix, maximum, sqrt
 from thalweg.engine.optimizer import Optimizer
 from thalweg.engine.option import Option
-from thalweg.engine.rule import Hyper, Slot, Switch, find_rule, rule
+from thalweg.engine.rule import Hyper, Slot, Switch, rule
 from thalweg.errors import ArgumentError
 from thalweg.optim.adam import adam
+from thalweg.optim.numbers import BETAS, EPS
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of the quintic x -> a x + b x^3 + c x^5 that Jordan 2024 chose for its slope at zero."""
@@ -240,44 +241,63 @@ class MuonAdamW(Optimizer):
         fused: bool | None = None,
         options: Sequence[Option] = (),
     ) -> None:
-        self._adamw = {"betas": betas, "eps": adamw_eps}
-        super().__init__(**passed(locals(), "betas", "adamw_eps", rule=muon))
+        for h, value in zip((*BETAS, EPS), (*betas, adamw_eps), strict=True):
+            if complaint := h.complaint(value):
+                raise ArgumentError(
+                    f"{complaint}. MuonAdamW needs {h.range}; typical: {h.typical}."
+                )
+        own = {"betas": tuple(betas), "adamw_eps": adamw_eps}
+        super().__init__(
+            **passed(locals(), "betas", "adamw_eps", "h", "value", "complaint", rule=muon)
+        )
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group, or two where it holds both kinds and has no `use_muon`.
 
         Args:
-            param_group: As in torch; AdamW's part takes numbers that it does not have from the AdamW group
-                that is there already.
+            param_group: As in torch, with any of the constructor's arguments.
         """
-        if not isinstance(param_group, dict) or "params" not in param_group:
-            super().add_param_group(param_group)  # which says what is wrong
-            return
-        group = dict(param_group)
-        params = group.pop("params")
-        listed = [params] if isinstance(params, Tensor) else list(params)
+        before = len(self.param_groups)
+        try:
+            for part in self._parts(param_group):
+                super().add_param_group(part)
+        except Exception:
+            del self.param_groups[before:]
+            raise
+
+    def _parts(self, param_group: Any) -> list[Any]:
+        """Muon's part of a group and AdamW's; what is no group goes on to be refused."""
+        params = param_group.get("params") if isinstance(param_group, dict) else None
+        if isinstance(params, Tensor):
+            params = [params]
+        if not isinstance(params, (list, tuple)) and not hasattr(params, "__next__"):
+            return [param_group]
+        group = {k: v for k, v in param_group.items() if k != "params"}
+        check_spelling("MuonAdamW", group, {*self.defaults, "use_muon", "param_names"})
+        listed: list[Any] = list(params)  # type: ignore[arg-type]
+        if "param_names" in group:
+            listed = list(zip(group.pop("param_names"), listed, strict=True))
         wanted = group.pop("use_muon", None)
-        is_matrix = [_tensor(x).ndim >= 2 if wanted is None else bool(wanted) for x in listed]
-        matrices = [x for x, chosen in zip(listed, is_matrix, strict=True) if chosen]
-        others = [x for x, chosen in zip(listed, is_matrix, strict=True) if not chosen]
+        chosen = [_is_matrix(x) if wanted is None else bool(wanted) for x in listed]
+        matrices = [x for x, of_muon in zip(listed, chosen, strict=True) if of_muon]
+        others = [x for x, of_muon in zip(listed, chosen, strict=True) if not of_muon]
         for x in matrices:
-            if _tensor(x).ndim < 2:
+            if not _is_matrix(x):
                 raise ArgumentError(
-                    f"use_muon=True, and a parameter with size {_tensor(x).size()} is no matrix; "
+                    f"use_muon=True, and a parameter with size {tuple(_tensor(x).shape)} is no matrix; "
                     "put it into a group of its own with use_muon=False"
                 )
-        if matrices:
-            super().add_param_group({**group, "params": matrices})
-        if others:
-            style = self.defaults.get("decay_style") or "decoupled"
-            adamw = {"rule": adam, "decay_style": style, **self._adamw_numbers()}
-            super().add_param_group({**adamw, **group, "params": others})
+        style = self.defaults.get("decay_style") or "decoupled"
+        full = {**self.defaults, **group}
+        adamw = {"rule": adam, "decay_style": style, "betas": full["betas"]}
+        others_group = {**group, **adamw, "eps": full["adamw_eps"], "params": others}
+        return [{**group, "params": matrices}] * bool(matrices or not others) + [
+            others_group
+        ] * bool(others)
 
-    def _adamw_numbers(self) -> dict[str, Any]:
-        """As constructed; in a copy, those of the first AdamW group."""
-        given: dict[str, Any] | None = self.__dict__.get("_adamw")
-        there = (g for g in self.param_groups if find_rule(g["rule"]) is adam)
-        return given or {k: g[k] for g in list(there)[:1] for k in ("betas", "eps")}
+
+def _is_matrix(x: Any) -> bool:
+    return getattr(_tensor(x), "ndim", 0) >= 2
 
 
 def _tensor(x: Any) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -14,7 +14,16 @@ from thalweg.engine.ops import abs, lerp, maximum, minimum, sqrt, sum, where
 from thalweg.engine.optimizer import Optimizer
 from thalweg.engine.option import Option
 from thalweg.engine.rule import Hyper, Scalar, Slot, Switch, rule
-from thalweg.optim.adam import BETAS, EPS
+from thalweg.optim.numbers import BETAS, EPS
+
+
+def _check(group: Mapping[str, Any]) -> str | None:
+    style = group.get("decay_style")
+    if group["weight_decay"] and style in ("direction", "independent"):
+        return (
+            f"Decay({style!r}) does not follow the rate that Prodigy finds; use 'decoupled' or 'l2'"
+        )
+    return None
 
 
 @rule(
@@ -32,18 +41,24 @@ from thalweg.optim.adam import BETAS, EPS
     ),
     hypers=(
         *BETAS,
-        Hyper("beta3", math.sqrt(0.999), low=0.0, high=1.0),
+        Hyper("beta3", None, low=0.0, high=1.0, none=lambda _: 0.0),
         EPS,
         Hyper("d0", 1e-6, above=0.0),
         Hyper("d_coef", 1.0, above=0.0),
         Hyper("growth_rate", math.inf, low=1.0),
     ),
-    switches=(Switch("use_bias_correction"), Switch("safeguard_warmup")),
+    switches=(
+        Switch("use_bias_correction"),
+        Switch("safeguard_warmup"),
+        Switch("has_beta3", read=lambda group: group["beta3"] is not None),
+    ),
     paper="Mishchenko and Defazio 2023, arXiv:2306.06101, Algorithm 4",
     refuses_sparse="Prodigy does not support sparse gradients",
     advice="lr stays 1 and a schedule only lowers it, as the rate is found; weight_decay as for AdamW: "
     "Mishchenko and Defazio 2023, arXiv:2306.06101",
     lr_scale="d",
+    check=_check,
+    refuses={"trust_ratio": "the ratio would replace the rate that the rule finds"},
 )
 def prodigy(
     g: Any,
@@ -67,9 +82,11 @@ def prodigy(
     growth_rate: Any,
     use_bias_correction: bool,
     safeguard_warmup: bool,
+    has_beta3: bool,
 ) -> Any:
     """Adam with d times lr, and d from how far the weights came along the gradients."""
     correction = sqrt(1.0 - beta2**t) / (1.0 - beta1**t) if use_bias_correction else 1.0
+    beta3 = beta3 if has_beta3 else sqrt(beta2)
     rate = d * lr * correction
     exp_avg = lerp(exp_avg, d * g, 1.0 - beta1)
     exp_avg_sq = lerp(exp_avg_sq, d * d * (g * g), 1.0 - beta2)
@@ -160,7 +177,5 @@ class Prodigy(Optimizer):
         fused: bool | None = None,
         options: Sequence[Option] = (),
     ) -> None:
-        if beta3 is None and betas[1] >= 0.0:
-            beta3 = math.sqrt(betas[1])
         numbers = passed(locals(), "decouple", rule=prodigy)
         super().__init__(**numbers, decoupled_weight_decay=decouple)

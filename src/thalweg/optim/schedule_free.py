@@ -13,9 +13,8 @@ from thalweg.engine.ops import lerp, sqrt, where
 from thalweg.engine.optimizer import Optimizer
 from thalweg.engine.option import Option
 from thalweg.engine.rule import Hyper, Scalar, Slot, rule
-from thalweg.optim.adam import EPS
+from thalweg.optim.numbers import EPS
 from thalweg.optim.radam import rectified
-from thalweg.optim.sgd import sgd
 from thalweg.options import ScheduleFree
 
 AVERAGING = ("warmup_steps", "r", "weight_lr_power", "free", "dropped")
@@ -70,14 +69,43 @@ def rectified_root_mean_square(
     return where(length > 4.0, adapted, g), exp_avg_sq, steps + 1.0, following
 
 
-class SGDScheduleFree(Optimizer):
+@rule(decay="decoupled", refuses_sparse="schedule-free SGD does not support sparse gradients")
+def gradient(g: Any) -> Any:
+    """The gradient as it is."""
+    return g
+
+
+class _ScheduleFree(Optimizer):
+    """An optimizer whose groups may have the arguments of its constructor, the option's among them."""
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group, with any of the constructor's arguments."""
+        if isinstance(param_group, dict):
+            param_group = self._own_words(dict(param_group))
+        super().add_param_group(param_group)
+
+    @staticmethod
+    def _own_words(group: dict[str, Any]) -> dict[str, Any]:
+        if "betas" in group:
+            group["schedule_free_beta"], group["beta2"] = group.pop("betas")
+        if "momentum" in group:
+            group["schedule_free_beta"] = group.pop("momentum")
+        if "silent_sgd_phase" in group:
+            group["sgd_rate"] = 0.0 if group.pop("silent_sgd_phase") else 1.0
+        for key in ("warmup_steps", "r", "weight_lr_power"):
+            if key in group:
+                group[f"schedule_free_{key}"] = group.pop(key)
+        return group
+
+
+class SGDScheduleFree(_ScheduleFree):
     """SGD that needs no schedule: the weights that are evaluated are an average of those that step.
 
     Call `optimizer.train()` before training and `optimizer.eval()` before evaluating or saving the model.
     The learning rate is larger than SGD's with momentum, often 10 times or more.
 
     Formula:
-        the sgd rule without momentum, with the ScheduleFree option
+        u = g, with the ScheduleFree option
 
     Args:
         params: Parameters, named parameters, or groups.
@@ -128,11 +156,10 @@ class SGDScheduleFree(Optimizer):
         options: Sequence[Option] = (),
     ) -> None:
         free = [*options, ScheduleFree(momentum, warmup_steps, r, weight_lr_power)]
-        numbers = passed(locals(), *AVERAGING, "momentum", rule=sgd, options=free)
-        super().__init__(**numbers, decoupled_weight_decay=True)
+        super().__init__(**passed(locals(), *AVERAGING, "momentum", rule=gradient, options=free))
 
 
-class AdamWScheduleFree(Optimizer):
+class AdamWScheduleFree(_ScheduleFree):
     """AdamW that needs no schedule: the weights that are evaluated are an average of those that step.
 
     Call `optimizer.train()` before training and `optimizer.eval()` before evaluating or saving the model.
@@ -196,7 +223,7 @@ class AdamWScheduleFree(Optimizer):
         super().__init__(**numbers, beta2=betas[1])
 
 
-class RAdamScheduleFree(Optimizer):
+class RAdamScheduleFree(_ScheduleFree):
     """AdamWScheduleFree without a warm-up: the mean square is not used before it can be trusted.
 
     Call `optimizer.train()` before training and `optimizer.eval()` before evaluating or saving the model.

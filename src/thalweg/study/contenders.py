@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -92,7 +93,7 @@ def distinct(specs: Sequence[str | Contender]) -> list[Contender]:
     return contenders
 
 
-def _create(spec: str, params: list[nn.Parameter], **keywords: float) -> Optimizer:
+def _create(spec: str, params: list[nn.Parameter], **keywords: Any) -> Optimizer:
     return thalweg.create_optimizer(params, spec, **keywords)
 
 

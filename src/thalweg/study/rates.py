@@ -112,10 +112,10 @@ def effective_lr(
     parameters = sum(p.numel() for p in task.build_model().parameters())
     found = EffectiveRates(task.title, parameters, epochs, setting.steps, seed, rates)
     if output is not None:
+        from thalweg import house
         from thalweg.study.figures import (
             effective_lr as draw,  # Matplotlib takes a second to import
         )
-        from thalweg.study.figures import house
 
         house.save(draw(found), Path(output) / FILE)
     return found

@@ -9,6 +9,9 @@ from typing import Any, ClassVar, TypeVar, cast
 import torch
 from torch import Tensor
 
+from thalweg.engine import inspection
+from thalweg.engine.backends.toolchain import keeping_threads, step_threads
+from thalweg.engine.matching import by_name
 from thalweg.engine.option import OPTIONS
 from thalweg.engine.rule import Group, Hyper
 from thalweg.errors import ArgumentError, CheckpointError, StepError
@@ -156,6 +159,10 @@ class Wrapper(torch.optim.Optimizer):
     def __repr__(self) -> str:
         return f"{type(self).__name__} of {self.base_optimizer!r}"
 
+    def summary(self) -> str:
+        """The defaults, the groups, and what the shared state holds, with bytes."""
+        return inspection.summary(self)
+
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Reset the gradients, as the wrapped optimizer does."""
         self.base_optimizer.zero_grad(set_to_none=set_to_none)
@@ -183,7 +190,9 @@ class Wrapper(torch.optim.Optimizer):
             The loss of the closure's first call.
         """
         self._follow()
-        return self._advance(closure)
+        evaluate = closure and keeping_threads(closure)
+        with step_threads():
+            return self._advance(evaluate)
 
     def _advance(self, closure: Closure | None) -> Any:
         raise NotImplementedError
@@ -219,6 +228,8 @@ class Wrapper(torch.optim.Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any], **arguments: Any) -> None:
         """Load a checkpoint of this wrapper, or of the wrapped optimizer alone; everything is copied.
 
+        Parameters are matched by name where both know names, around torch's optimizers too.
+
         Args:
             state_dict: What `state_dict()` of either returned. Without the wrapper's entries it begins
                 anew, from the weights as they are at the next step.
@@ -233,6 +244,7 @@ class Wrapper(torch.optim.Optimizer):
             changed = before(self, given)
             given = given if changed is None else changed
         check_layout("the checkpoint", given)
+        given = by_name(self.param_groups, given, strict=bool(arguments.get("strict", True)))
         entries, rest = self._parted(given)
         kept = [
             {key: g.get(key, v) for key, v in self._settings.items()} for g in self.param_groups

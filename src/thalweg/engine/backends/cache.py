@@ -14,8 +14,9 @@ import contextlib
 import hashlib
 import os
 import stat
-import tempfile
 from pathlib import Path
+
+from thalweg.files import replacing
 
 __all__ = ["directory", "find", "store"]
 
@@ -55,23 +56,14 @@ def find(folder: Path, key: str) -> Path | None:
 def store(folder: Path, key: str, content: bytes) -> Path:
     """Write an object under its key and content hash; readers see all of it or nothing.
 
-    No lock: whoever comes second replaces a file by one as good.
+    Nobody waits: whoever comes second replaces a file by one as good.
 
     Raises:
         OSError: The folder is read-only, the disk full.
     """
     path = folder / f"{key}.{hashlib.sha256(content).hexdigest()}.so"
-    handle, temporary = tempfile.mkstemp(dir=folder, suffix=".tmp")  # mode 0600
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(handle)
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
+    with replacing(path, mode=0o600) as file:
+        file.write(content)
     return path
 
 

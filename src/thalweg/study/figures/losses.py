@@ -12,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from thalweg.study.figures import house
+from thalweg import house
 from thalweg.study.report import percent
 from thalweg.study.results import Comparison, Entry
 

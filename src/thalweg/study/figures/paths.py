@@ -20,7 +20,7 @@ from matplotlib.ticker import LogLocator
 from numpy.typing import NDArray
 from torch import Tensor
 
-from thalweg.study.figures import house
+from thalweg import house
 from thalweg.study.paths import Trajectories, Trajectory, moments
 from thalweg.study.surfaces import Surface
 

@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator
 
-from thalweg.study.figures import house
+from thalweg import house
 from thalweg.study.rates import QUANTILES, EffectiveRates, Rates
 
 BANDS = (

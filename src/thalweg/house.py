@@ -69,11 +69,16 @@ def title(axes: Axes, title: str, detail: str, size: float = 14, color: str = IN
 
 def tidy(axes: Axes) -> None:
     """Leave of a frame with a logarithmic y axis what helps to read it."""
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color("#999999")
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 3)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
+    frame(axes)
+
+
+def frame(axes: Axes) -> None:
+    """Leave of a frame what helps to read it."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color("#999999")
     axes.tick_params(which="both", labelsize=10.5, colors=SOFT)
     axes.tick_params(which="minor", length=0)
     axes.xaxis.label.set(size=12, color=INK)
