@@ -2,6 +2,7 @@
 
     python -m benchmarks.conformance                # all libraries; twenty minutes
     python -m benchmarks.conformance thalweg torch  # these again; the others' results are kept
+    python -m benchmarks.conformance --only complex,fork timm  # these checks again; other results stay
     python -m benchmarks.conformance --page         # only the page
 
 Results stand in docs/conformance.json, by library and class. Each library runs in a process of its own.
@@ -23,6 +24,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import thalweg
 from benchmarks.peers import import_peer
 from thalweg.conformance import CAPABILITIES, CHECKS, check_optimizer
 from thalweg.conformance.named import named_factory
@@ -46,6 +48,9 @@ DECLARED = {  # what no probe can find out; by class, whoever's it is
     "LBFGS": {"closure-required", "one-group", "coupled"},
     "SparseAdam": {"sparse-only"},
     "Prodigy": {"coupled"},
+    "AdaBound": {"anchored"},  # its bounds follow lr, in parts of the lr that it was made with
+    "AMSBound": {"anchored"},
+    "SAM(AdamW)": {"closure-required", "coupled"},
     "BSAM": {"closure-required"},
     "AliG": {"closure-required", "coupled"},
     "SGDScheduleFreeClosure": {"closure-required"},
@@ -54,6 +59,13 @@ DECLARED = {  # what no probe can find out; by class, whoever's it is
 }
 DISTANCES = ("DAdapt", "Prodigy", "DoWG", "MSVAG")
 """Beginnings of names whose algorithm has a number that all parameters share."""
+COMPOSITIONS: dict[str, set[str]] = {  # of ours, beside the classes, and what they declare
+    "adamw + cautious + lookahead(k=2) + average(0.9)": set(),
+    "adamw(weight_decay=0.1) + decay('independent', cautious=True)": {"anchored"},
+    "adam + clip_norm(1.0) + skip_non_finite": {"coupled"},
+    "lion + trust_ratio + centralize + state_dtype('bfloat16')": set(),
+    "rmsprop + schedule_free + clip_value(0.5) + maximize": {"coupled"},
+}
 ARGUMENTS = {"SGD": "momentum=0.9", "SGDP": "lr=0.1"}
 """What shows more of a class than its defaults do (a plain SGD remembers nothing), or what it needs."""
 
@@ -61,18 +73,22 @@ ARGUMENTS = {"SGD": "momentum=0.9", "SGDP": "lr=0.1"}
 def main(names: list[str]) -> None:
     """Run the libraries and write the page."""
     if names[:1] == ["--one"]:
-        print(json.dumps(_library(names[1])))
+        print(json.dumps(_library(names[1], names[2].split(","))))
         return
+    only = ",".join(CHECKS)
+    if names[:1] == ["--only"]:
+        only, names = names[1], names[2:]
     found: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     for name in [] if names == ["--page"] else names or LIBRARIES:
         print(f"{name} ...", flush=True)
         done = subprocess.run(
-            [sys.executable, "-m", "benchmarks.conformance", "--one", name],
+            [sys.executable, "-m", "benchmarks.conformance", "--one", name, only],
             stdout=subprocess.PIPE,
             text=True,
             check=True,
         )
-        found[name] = json.loads(done.stdout.splitlines()[-1])
+        new = json.loads(done.stdout.splitlines()[-1])
+        found[name] = new if only == ",".join(CHECKS) else _merged(found[name], new)
         RESULTS.write_text(_readable(found))
     PAGE.write_text(page({name: found[name] for name in LIBRARIES if name in found}))
 
@@ -90,15 +106,48 @@ def _readable(found: dict[str, Any]) -> str:
     return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
-def _library(name: str) -> dict[str, Any]:
+def _merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """Put the answers of some checks into those of all."""
+    classes = {}
+    for name, was in old["classes"].items():
+        now = new["classes"].get(name, was)
+        if "unwalked" in now or "unwalked" in was:
+            classes[name] = now
+            continue
+        said = {n: now if n in new["checks"] else was for n in CHECKS}
+        excused = {n for n, check in CHECKS.items() if check.excused(now["declared"])}
+        failed = [n for n in CHECKS if n in said[n]["failed"] and n not in excused]
+        spared = [n for n in CHECKS if n in said[n]["not applicable"] or n in excused]
+        found = {"declared": now["declared"], "failed": failed, "not applicable": spared}
+        classes[name] = {**was, **found}
+    checks = [n for n in CHECKS if n in old["checks"] or n in new["checks"]]
+    return {**new, "checks": checks, "classes": classes}
+
+
+def _library(name: str, checks: list[str]) -> dict[str, Any]:
     if name != "thalweg":
         sys.modules["triton"] = None  # type: ignore[assignment]  # without a GPU it only fails
     module = import_peer(LIBRARIES[name])
     out, sys.stdout = sys.stdout, sys.stderr  # what optimizers print is not the answer
-    classes = {cls: _class(LIBRARIES[name], cls) for cls in _classes(name, module)}
+    classes = {cls: _class(LIBRARIES[name], cls, checks) for cls in _classes(name, module)}
+    if name == "thalweg":
+        classes |= {t: _answers(t, f, checks) for t, f in compositions().items()}
     sys.stdout = out
-    found = {"version": version(name), "machine": _machine(), "checks": list(CHECKS)}
+    found = {"version": version(name), "machine": _machine(), "checks": checks}
     return {**found, "classes": classes}
+
+
+def compositions() -> dict[str, Any]:
+    """Factories of what is composed of ours, by title: options around a rule, and wrappers."""
+
+    def lookahead(params: Any, **overrides: Any) -> Any:
+        return thalweg.Lookahead(thalweg.AdamW(params, **overrides), k=2)
+
+    def sam(params: Any, **overrides: Any) -> Any:
+        return thalweg.SAM(thalweg.AdamW(params, **overrides))
+
+    wrapped = {"Lookahead(AdamW, k=2)": lookahead, "SAM(AdamW)": sam}
+    return {**{spec: named_factory(spec) for spec in COMPOSITIONS}, **wrapped}
 
 
 def _machine() -> dict[str, str]:
@@ -126,10 +175,14 @@ def _classes(name: str, module: Any) -> list[str]:
     )
 
 
-def _class(module: str, name: str) -> dict[str, Any]:
+def _class(module: str, name: str, checks: list[str]) -> dict[str, Any]:
     arguments = ARGUMENTS.get(name, "")
-    print(f"  {name}", flush=True)
     factory = named_factory(f"{module}:{name}({arguments})")
+    return _answers(name, factory, checks, arguments)
+
+
+def _answers(name: str, factory: Any, checks: list[str], arguments: str = "") -> dict[str, Any]:
+    print(f"  {name}", flush=True)
     declared = _declared(name, factory)
     subject = Subject(factory, frozenset(declared))
     try:
@@ -137,7 +190,7 @@ def _class(module: str, name: str) -> dict[str, Any]:
     except Exception as e:
         said = " ".join(str(e).split())
         return {"unwalked": f"{type(e).__name__}: {said[:100]}"}
-    report = check_optimizer(factory, capabilities=declared)
+    report = check_optimizer(factory, capabilities=declared, checks=checks)
     return {
         "arguments": arguments,
         "declared": sorted(declared),
@@ -149,7 +202,7 @@ def _class(module: str, name: str) -> dict[str, Any]:
 
 def _declared(name: str, factory: Any) -> set[str]:
     """What its author would declare: refusals in so many words, and what it takes without one."""
-    found = set(DECLARED.get(name, set()))
+    found = set(DECLARED.get(name, set()) | COMPOSITIONS.get(name, set()))
     if name.startswith(DISTANCES) or "ScheduleFree" in name:  # a sum over steps for all of a group
         found.add("coupled")
     if _refusal(factory, found, [7]) and not _refusal(factory, found, [6, 5]):
@@ -206,16 +259,17 @@ thalweg check package.Class          # thalweg check --help
 ```
 
 or `thalweg.conformance.check_optimizer(factory)` in a test. A check is not applicable only by a declared
-capability ({capabilities}),
-or because the optimizer has no such argument or count; that is counted.
+capability, or because the optimizer has no such argument or count; that is counted. What can be declared:
+
+{capabilities}
 
 Written by `python -m benchmarks.conformance` ({machine}, CPU).
 Capabilities are declared in every library's favour: `real-only` and `matrix-only` where a class refuses in
 so many words, `sparse` where it takes sparse gradients. A failure is a departure from what users of
 `torch.optim` rely on, not always a bug: some algorithms count steps per group on purpose, and one that draws
 random numbers (Magma) differs from itself wherever two runs are compared. Ours run as by default, compiled;
-eager and foreach pass the same, but for `failed-allocation` (they allocate while they run) and `tensor-lr`
-(foreach refuses it in torch's words).
+eager and foreach pass the same, but declare `temporaries`, and foreach `number-lr`, which it refuses in
+torch's words. Below our classes stand compositions of them with options, and wrappers.
 """
 
 
@@ -223,7 +277,8 @@ def page(found: dict[str, Any]) -> str:
     """The whole page."""
     machine = next(iter(found.values()))["machine"]
     said = f"{machine['date']}, Python {machine['python']}, torch {machine['torch']}"
-    parts = [HEAD.format(capabilities=", ".join(CAPABILITIES), machine=said)]
+    capabilities = "\n".join(f"- `{name}`: {says}" for name, says in CAPABILITIES.items())
+    parts = [HEAD.format(capabilities=capabilities, machine=said)]
     parts += ["## Libraries\n", _libraries(found), "## Checks\n", _checks(found)]
     parts += ["## Classes\n", *(_of_library(n, f) for n, f in found.items())]
     return "\n".join(parts)
@@ -258,18 +313,19 @@ def _libraries(found: dict[str, Any]) -> str:
 
 
 def _checks(found: dict[str, Any]) -> str:
-    text = "Classes that fail, of those that were asked; empty: none fails.\n\n"
+    text = "Classes that fail / that were asked; empty: none fails.\n\n"
     rows = []
-    for name, check in CHECKS.items():
+    for name in CHECKS:
         cells = []
         for library in found.values():
             classes = _built(library).values()
             failed = sum(name in c["failed"] for c in classes)
             asked = sum(name in library["checks"] for _ in classes)
             asked -= sum(name in c["not applicable"] for c in classes)
-            cells.append(f"{failed} of {asked}" if failed else "")
-        rows.append([f"`{name}` {check.reason}", *cells])
-    return text + _table(["check", *found], rows)
+            cells.append(f"{failed}/{asked}" if failed else "")
+        rows.append([f"`{name}`", *cells])
+    reasons = "".join(f"- `{name}`: {check.reason}\n" for name, check in CHECKS.items())
+    return f"Who relies on what:\n\n{reasons}\n{text}{_table(['check', *found], rows)}"
 
 
 def _of_library(name: str, library: dict[str, Any]) -> str:
@@ -277,7 +333,7 @@ def _of_library(name: str, library: dict[str, Any]) -> str:
     for cls, c in _built(library).items():
         asked = _asked(library, c)
         label = f"{cls}({c['arguments']})" if c["arguments"] else cls
-        counts = f"{asked - len(c['failed'])} of {asked}"
+        counts = f"{asked - len(c['failed'])}/{asked}"
         rows.append(
             [label, counts, len(c["not applicable"]), _names(c["declared"]), _names(c["failed"])]
         )

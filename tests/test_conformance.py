@@ -52,48 +52,103 @@ def test_a_crash_in_a_fork_is_told_from_a_hang():
     assert "got an exception or a crash in it" in report.failed[0].message
 
 
-OURS = sorted(thalweg.optim.__all__)
-OPEN = {
-    "LBFGS": {"fork", "thread-counts"},  # its step and its sums are torch's
-    "AdaBound": {"lr-from-groups"},  # bounds follow lr over the first lr, as the authors' do
-    "AMSBound": {"lr-from-groups"},
-    "LAMB": {"complex"},  # a norm over complex numbers is not that over their parts yet
-    "LARS": {"complex"},
-}
-"""What one of ours does not do, and why."""
-
-
-def examine(name, factory, left_out=()):
-    """Run what is not left out, with what walking the class shows of it as declared."""
-    declared = conformance._declared(name, getattr(thalweg, name))
-    left_out = {*left_out, *OPEN.get(name, ())}
-    checks = [check for check in CHECKS if check not in left_out]
-    return check_optimizer(factory, capabilities=declared, checks=checks)
+OURS = {name: getattr(thalweg, name) for name in sorted(thalweg.optim.__all__)}
+OURS |= conformance.compositions()
 
 
 @pytest.mark.parametrize("name", OURS)
 def test_ours_pass_all_that_applies(name):
-    report = examine(name, getattr(thalweg, name))
+    report = check_optimizer(OURS[name], capabilities=conformance._declared(name, OURS[name]))
     assert report.ok, report
 
 
-BACKENDS = {"eager": {"foreach": False, "fused": False}, "foreach": {"foreach": True}}
-OTHERWISE = {
-    "failed-allocation": "eager and foreach allocate while they run",
-    "tensor-lr": "torch's foreach refuses it in the same words",
+BACKENDS = {
+    "eager": ({"foreach": False, "fused": False}, {"temporaries"}),
+    "foreach": ({"foreach": True}, {"temporaries", "number-lr"}),
 }
+"""Arguments, and what such a backend declares."""
+KINDS = ("AdamW", "LAMB", "MuonAdamW", "Adafactor", "SGDScheduleFree", "Prodigy", "Ranger", "Rprop")
+"""One of each kind of step: elements, sums, matrices, factors, averages, shared numbers, branches."""
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("name", OURS)
+@pytest.mark.parametrize("name", KINDS)
 def test_ours_pass_on_the_other_backends(name, backend):
-    def factory(params, **overrides):
-        return getattr(thalweg, name)(params, **{**BACKENDS[backend], **overrides})
+    arguments, declared = BACKENDS[backend]
 
-    if "foreach" not in inspect.signature(getattr(thalweg, name)).parameters:
-        pytest.skip("has one backend")
-    report = examine(name, factory, OTHERWISE)
+    def factory(params, **overrides):
+        return OURS[name](params, **{**arguments, **overrides})
+
+    declared = declared | conformance._declared(name, OURS[name])
+    report = check_optimizer(factory, capabilities=declared)
     assert report.ok, report
+
+
+def parameters_of(name):
+    return inspect.signature(getattr(thalweg, name)).parameters
+
+
+@pytest.fixture
+def two_threads():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(threads)
+
+
+def large():
+    w = torch.nn.Parameter(torch.ones(256, 512))
+    w.grad = torch.full_like(w, 0.5)
+    return w
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_no_step_hangs_in_a_fork(backend, two_threads, monkeypatch):
+    """All in one child: what hangs is named by running the check `fork` of one class."""
+    names = [n for n in thalweg.optim.__all__ if "foreach" in parameters_of(n)]
+    optimizers = [OURS[n]([large()], **BACKENDS[backend][0]) for n in names]
+    monkeypatch.setattr(machine, "PATIENCE", 30.0)
+    optimizers[0].step()  # on threads that a child lacks
+    done = machine._in_child(lambda: bytes([len([o.step() for o in optimizers])]))
+    assert done == bytes([len(names)])
+    assert len(names) > 30
+
+
+def average(optimizer):
+    with optimizer.averaged():
+        pass
+
+
+def evaluate(optimizer):
+    optimizer.eval()
+    optimizer.train()
+
+
+def climb(optimizer):
+    optimizer.first_step()
+    optimizer.second_step()
+
+
+@pytest.mark.parametrize(
+    ("make", "walk"),
+    [
+        (lambda p: thalweg.AdamW(p, options=[thalweg.options.Average(0.5)]), average),
+        (thalweg.AdamWScheduleFree, evaluate),
+        (lambda p: thalweg.Lookahead(torch.optim.AdamW(p), k=2), average),
+        (lambda p: thalweg.Lookahead(torch.optim.AdamW(p), k=1), lambda o: o.step()),
+        (lambda p: thalweg.SAM(thalweg.AdamW(p)), climb),
+        (lambda p: thalweg.SAM(torch.optim.SGD(p)), lambda o: o.step(lambda: 1.0)),
+    ],
+)
+def test_nothing_beside_the_step_hangs_in_a_fork(make, walk, two_threads):
+    w = large()
+    optimizer = make([w])
+    optimizer.step(
+        *[lambda: 1.0] * isinstance(optimizer, thalweg.SAM)
+    )  # on threads that a child lacks
+    w.grad = torch.full_like(w, 0.5)  # SAM has cleared it
+    done = machine._in_child(lambda: (walk(optimizer), b"done")[1])
+    assert done == b"done"
 
 
 def test_what_is_declared_is_not_asked_and_is_counted():
@@ -282,7 +337,7 @@ def test_the_page_is_what_the_results_say():
     published = json.loads(conformance.RESULTS.read_text())
     assert conformance.PAGE.read_text() == conformance.page(published)
     ours = published["thalweg"]["classes"]
-    assert set(ours) <= set(thalweg.optim.__all__)
+    assert set(ours) == set(OURS)
     assert not [name for name, found in ours.items() if found["failed"]]
 
 

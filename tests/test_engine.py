@@ -194,7 +194,7 @@ def test_the_reducing_rule_against_float64() -> None:
         torch.testing.assert_close(p.detach(), old - 0.01 * u, rtol=1e-12, atol=1e-14)
 
 
-@pytest.mark.parametrize("n", [0, 1, 15, 16, 17, 4095, 4096, 4097, 3 * 4096 + 5, 70000])
+@pytest.mark.parametrize("n", [0, 1, 15, 16, 17, 4095, 4096, 4097, 3 * 4096 + 5, 65536, 70000])
 def test_block_sums_have_the_stated_order(n: int) -> None:
     """Once more, element by element: 16 lanes a block of 4096, halves, then neighbours."""
     x = torch.randn(n, generator=torch.Generator().manual_seed(n), dtype=torch.float64)

@@ -206,3 +206,24 @@ def test_it_is_known_by_name():
     assert optimizer.param_groups[0]["max_iter"] == 3
     with pytest.raises(TypeError, match="'options'"):
         thalweg.create_optimizer(torch.nn.Linear(2, 1), "lbfgs + lookahead")
+
+
+def test_the_closure_runs_on_all_threads_and_the_step_on_one():
+    threads, found = torch.get_num_threads(), []
+    torch.set_num_threads(2)
+    w = torch.nn.Parameter(torch.ones(3))
+    optimizer = thalweg.LBFGS([w], max_iter=2)
+    optimizer._gather_flat_grad = lambda: (found.append(torch.get_num_threads()), w.grad.clone())[1]
+
+    def closure():
+        found.append(torch.get_num_threads())
+        w.grad = w.detach().clone()
+        return (w**2).sum()
+
+    optimizer.step(closure)
+    after = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    assert found[:2] == [2, 1]
+    assert set(found[::2]) == {2}
+    assert set(found[1::2]) == {1}
+    assert after == 2

@@ -169,6 +169,16 @@ def test_bfloat16_state_beside_wider_weights(dtype):
     assert all(torch.allclose(a.double(), b.double(), rtol=1e-12) for a, b in found)
 
 
+def test_float64_is_rounded_twice_to_bfloat16_as_elsewhere():
+    """By way of float32, in which 1 + 2^-8 + 2^-40 is the tie that goes to the even 1."""
+    for flags in (BACKENDS["fused"], BACKENDS["eager"]):
+        p = torch.nn.Parameter(torch.zeros(3, dtype=torch.float64))
+        p.grad = torch.full_like(p, 1 + 2**-8 + 2**-40)
+        optimizer = make("sgd-nesterov", ("bf16-state",), [p], **flags)
+        optimizer.step()
+        assert optimizer.state[p]["momentum_buffer"].tolist() == [1.0] * 3
+
+
 def test_complex_weights():
     ours, eager = pair("adamw", ("average",), torch.complex64, steps=3, shapes=[(5,), (2, 600)])
     assert_same_bits(everything(ours), everything(eager))

@@ -1,6 +1,6 @@
 """Thalweg: write an optimizer update once, compose it with anything, run it as one fused kernel."""
 
-from thalweg import errors, groups, ops, options, schedules
+from thalweg import errors, groups, ops, options, recipe, schedules
 from thalweg.catalogue import create_optimizer, list_optimizers, optimizer_info
 from thalweg.engine.optimizer import Optimizer
 from thalweg.engine.option import Option, option
@@ -100,6 +100,7 @@ __all__ = [
     "options",
     "groups",
     "schedules",
+    "recipe",
     "ops",
     "errors",
 ]

@@ -239,7 +239,11 @@ def scheduler_resume(subject: Subject) -> None:
     expect_same(values(others), values(params), "the bits of a run that was never interrupted")
 
 
-@check("lr-from-groups", "Schedulers, warm-ups and users write group['lr'], and mean it.")
+@check(
+    "lr-from-groups",
+    "Schedulers, warm-ups and users write group['lr'], and mean it.",
+    unless=("anchored",),
+)
 def lr_from_groups(subject: Subject) -> None:
     params, others = subject.parameters(), subject.parameters()
     other = subject.make(others, lr=0.25)
@@ -251,7 +255,11 @@ def lr_from_groups(subject: Subject) -> None:
     expect_same(values(params), values(others), "the step of an optimizer made with that lr")
 
 
-@check("tensor-lr", "An lr in a tensor is how compiled and captured loops change it.")
+@check(
+    "tensor-lr",
+    "An lr in a tensor is how compiled and captured loops change it.",
+    unless=("number-lr",),
+)
 def tensor_lr(subject: Subject) -> None:
     _, wanted = subject.run_new(3, lr=0.0625)
     lr = torch.tensor(0.0625)

@@ -17,6 +17,9 @@ CAPABILITIES = {
     "closure-required": "evaluates the closure itself, as often as it wants",
     "one-group": "takes one group of parameters, as one vector",
     "coupled": "its parameters share a number, so that each moves otherwise than alone",
+    "anchored": "it measures its learning rate against the one that it was made with",
+    "number-lr": "takes its learning rate as a number, and refuses a tensor",
+    "temporaries": "makes temporaries while it writes, and cannot take back half a step",
 }
 """What an optimizer's author may declare; each takes some checks away, or adds one."""
 

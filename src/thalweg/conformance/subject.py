@@ -71,11 +71,22 @@ class Subject:
         self.step_with_what_is_there(optimizer)
 
     def step_with_what_is_there(self, optimizer: Optimizer) -> None:
-        """Take a step with the gradients that are there; with a closure only if one is required."""
-        if "closure-required" in self.declared:
-            optimizer.step(lambda: 1.0)
-        else:
+        """Take a step with the gradients that are there; with a closure only if one is required.
+
+        The closure sets them at each call, as a backward does after zero_grad: SAM clears them between.
+        """
+        if "closure-required" not in self.declared:
             optimizer.step()
+            return
+        params = [p for group in optimizer.param_groups for p in group["params"]]
+        grads = [p.grad for p in params]
+
+        def closure() -> float:
+            for p, g in zip(params, grads, strict=True):
+                p.grad = g
+            return 1.0
+
+        optimizer.step(closure)
 
     def run(
         self, optimizer: Optimizer, params: Sequence[Tensor], first: int, count: int

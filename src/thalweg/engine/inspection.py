@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -67,24 +68,38 @@ def summary(optimizer: torch.optim.Optimizer) -> str:
             f"group {i}: {len(group['params'])} tensors, {numel:,} elements"
             + (f"; {_values(differs)}" if differs else "")
         )
-    held: dict[str, tuple[int, int]] = {}
+    held: dict[str, list[Any]] = {}
     for entries in optimizer.state.values():
         for key, x in entries.items():
-            tensors, size = held.get(key, (0, 0))
-            held[key] = (
-                tensors + 1,
-                size + (x.numel() * x.element_size() if isinstance(x, Tensor) else 0),
-            )
-    total = sum(size for _, size in held.values())
+            held.setdefault(key, []).append(x)
+    lines += [f"state {key!r}: {_held(values)}" for key, values in held.items()]
+    total = sum(t.nbytes for values in held.values() for t in _tensors(values))
     numel = sum(p.numel() for g in optimizer.param_groups for p in g["params"])
-    for key, (tensors, size) in held.items():
-        lines.append(f"state {key!r}: {tensors} tensors, {size:,} bytes")
     lines.append(
         f"state in all: {total:,} bytes, {total / max(numel, 1):.2f} per parameter element"
         if held
         else "state: none before the first step"
     )
     return "\n".join(lines)
+
+
+def _held(values: list[Any]) -> str:
+    """What the state holds under one key."""
+    tensors = list(_tensors(values))
+    if not tensors:
+        return f"{len(values)} values, such as {values[0]!r}"
+    dtypes = ", ".join(sorted({str(t.dtype).removeprefix("torch.") for t in tensors}))
+    size = sum(t.nbytes for t in tensors)
+    return f"{len(tensors)} tensors of {dtypes}, {size:,} bytes"
+
+
+def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
+    """The tensors in nested containers."""
+    for x in values:
+        if isinstance(x, Tensor):
+            yield x
+        elif isinstance(x, (list, tuple, dict)):
+            yield from _tensors(x.values() if isinstance(x, dict) else x)
 
 
 def _values(values: dict[str, Any]) -> str:

@@ -367,25 +367,29 @@ class Optimizer(Strict, torch.optim.Optimizer):
         The weights stand aside in `state[p]["train_weights"]`, so that a checkpoint taken now goes on from
         them. Without an option that averages, or if they hold them already, nothing happens.
         """
-        for group in self.param_groups:
-            if not group.get(TRAINING, True):
-                continue
-            for p in dict.fromkeys(group["params"]):
-                average = average_of(p, self.state.get(p, {}), group)
-                if average is not None:
-                    self.state[p][WEIGHTS] = p.detach().clone()
-                    p.copy_(average)
-                    group[TRAINING] = False
+        with step_threads():
+            for group in self.param_groups:
+                if group.get(TRAINING, True):
+                    self._exchange(group)
+
+    def _exchange(self, group: dict[str, Any]) -> None:
+        for p in dict.fromkeys(group["params"]):
+            average = average_of(p, self.state.get(p, {}), group)
+            if average is not None:
+                self.state[p][WEIGHTS] = p.detach().clone()
+                p.copy_(average)
+                group[TRAINING] = False
 
     @torch.no_grad()
     def train(self) -> None:
         """Put the weights back where `eval()` put averages, bit for bit."""
-        for group in self.param_groups:
-            for p in group["params"]:
-                if WEIGHTS in self.state.get(p, {}):
-                    p.copy_(self.state[p].pop(WEIGHTS))
-            if TRAINING in group:
-                group[TRAINING] = True
+        with step_threads():
+            for group in self.param_groups:
+                for p in group["params"]:
+                    if WEIGHTS in self.state.get(p, {}):
+                        p.copy_(self.state[p].pop(WEIGHTS))
+                if TRAINING in group:
+                    group[TRAINING] = True
 
     @contextmanager
     def averaged(self) -> Iterator[None]:

@@ -12,14 +12,9 @@ from thalweg.engine.arguments import passed
 from thalweg.engine.ops import lerp, maximum, sqrt
 from thalweg.engine.optimizer import Optimizer
 from thalweg.engine.option import Option
-from thalweg.engine.rule import Hyper, Scalar, Slot, Switch, rule
+from thalweg.engine.rule import Scalar, Slot, Switch, rule
 from thalweg.errors import ArgumentError
-
-BETAS = (
-    Hyper("beta1", 0.9, low=0.0, high=1.0, at="betas[0]"),
-    Hyper("beta2", 0.999, low=0.0, high=1.0, at="betas[1]"),
-)
-EPS = Hyper("eps", 1e-8, low=0.0, says="Invalid epsilon value")
+from thalweg.optim.numbers import BETAS, EPS
 
 
 @rule(

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import copy
+import inspect
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+from thalweg.engine import inspection
 from thalweg.engine.arguments import Strict
+from thalweg.engine.backends.toolchain import keeping_threads, on_threads
 from thalweg.engine.matching import by_name
 from thalweg.engine.rule import Hyper
 from thalweg.errors import ArgumentError, BackendError, CheckpointError
@@ -53,7 +57,9 @@ class LBFGS(Strict, torch.optim.LBFGS):
         Mathematical Programming 45; strong Wolfe search: Nocedal and Wright 2006, Algorithms 3.5 and 3.6.
 
     Differs:
-        From torch, whose numbers it has to the bit: a copy or unpickled optimizer can step, loading copies
+        From torch, whose numbers on one thread it has to the bit: its own arithmetic (not the closure's)
+        runs on one thread, for torch splits sums by thread, so that a resume on other cores would go on
+        otherwise, and a forked process would hang. A copy or unpickled optimizer can step, loading copies
         the checkpoint instead of sharing it, gradients may have any layout, and what torch finds out in
         the first step (an unknown line search, an empty history) is refused at construction.
 
@@ -103,6 +109,20 @@ class LBFGS(Strict, torch.optim.LBFGS):
             line_search_fn,
         )
 
+    def step(self, closure: Callable[[], Any]) -> Any:  # type: ignore[override]
+        """Take one step: up to `max_iter` iterations.
+
+        Args:
+            closure: Clears the gradients, evaluates the loss, calls backward and returns the loss; called
+                up to `max_eval` times, with gradients enabled and on as many threads as elsewhere.
+
+        Returns:
+            The loss of the closure's first call.
+        """
+        evaluate = keeping_threads(closure)
+        with on_threads(1):
+            return _torchs_step()(self, evaluate)
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         """As torch, and find the parameters again, which torch leaves out of copies and pickles."""
         super().__setstate__(state)
@@ -131,6 +151,10 @@ class LBFGS(Strict, torch.optim.LBFGS):
             state_dict = {**state_dict, "state": copy.deepcopy(state_dict["state"])}
         super().load_state_dict(state_dict)
 
+    def summary(self) -> str:
+        """The defaults, the group, and what the state holds, with bytes."""
+        return inspection.summary(self)
+
     def _gather_flat_grad(self) -> Tensor:
         """All gradients as one vector of numbers; torch's takes contiguous ones alone."""
         flat = []
@@ -139,3 +163,8 @@ class LBFGS(Strict, torch.optim.LBFGS):
             g = g.to_dense() if g.layout != torch.strided else g
             flat.append((torch.view_as_real(g) if g.is_complex() else g).reshape(-1))
         return torch.cat(flat)
+
+
+def _torchs_step() -> Any:
+    """Return torch's step without the hooks that stand around it once one of torch's was made."""
+    return inspect.unwrap(torch.optim.LBFGS.step, stop=lambda f: not getattr(f, "hooked", False))

@@ -15,7 +15,8 @@ from thalweg.engine.optimizer import Optimizer
 from thalweg.engine.option import Option
 from thalweg.engine.rule import Hyper, Slot, Switch, rule
 from thalweg.errors import ArgumentError
-from thalweg.optim.adam import BETAS, EPS, adam
+from thalweg.optim.adam import adam
+from thalweg.optim.numbers import BETAS, EPS
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of the quintic x -> a x + b x^3 + c x^5 that Jordan 2024 chose for its slope at zero."""

@@ -13,7 +13,7 @@ from thalweg.engine.ops import as_stored, lerp, sqrt
 from thalweg.engine.optimizer import Optimizer
 from thalweg.engine.option import Option
 from thalweg.engine.rule import Hyper, Scalar, Slot, rule
-from thalweg.optim.adam import BETAS, EPS
+from thalweg.optim.numbers import BETAS, EPS
 
 
 @rule(

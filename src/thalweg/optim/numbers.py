@@ -17,3 +17,9 @@ def epsilon(default: float, *, above: float | None = None) -> Hyper:
     """What keeps a division finite: >= 0, or above a bound."""
     low = 0.0 if above is None else None
     return Hyper("eps", default, low=low, above=above, says="Invalid epsilon value")
+
+
+BETAS = betas(0.9, 0.999)
+"""Adam's."""
+EPS = epsilon(1e-8)
+"""Adam's."""

@@ -14,7 +14,7 @@ from thalweg.engine.ops import abs, lerp, maximum, minimum, sqrt, sum, where
 from thalweg.engine.optimizer import Optimizer
 from thalweg.engine.option import Option
 from thalweg.engine.rule import Hyper, Scalar, Slot, Switch, rule
-from thalweg.optim.adam import BETAS, EPS
+from thalweg.optim.numbers import BETAS, EPS
 
 
 def _check(group: Mapping[str, Any]) -> str | None:

@@ -13,7 +13,7 @@ from thalweg.engine.ops import lerp, maximum, sqrt
 from thalweg.engine.optimizer import Optimizer
 from thalweg.engine.option import Option
 from thalweg.engine.rule import Hyper, Scalar, Slot, Switch, nonzero, rule
-from thalweg.optim.adam import EPS
+from thalweg.optim.numbers import EPS
 
 
 @rule(

@@ -13,7 +13,7 @@ from thalweg.engine.ops import lerp, sqrt, where
 from thalweg.engine.optimizer import Optimizer
 from thalweg.engine.option import Option
 from thalweg.engine.rule import Hyper, Scalar, Slot, rule
-from thalweg.optim.adam import EPS
+from thalweg.optim.numbers import EPS
 from thalweg.optim.radam import rectified
 from thalweg.options import ScheduleFree
 

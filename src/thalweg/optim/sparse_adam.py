@@ -14,7 +14,7 @@ from thalweg.engine.optimizer import Optimizer
 from thalweg.engine.option import Option
 from thalweg.engine.rule import Hyper, Scalar, Slot, rule
 from thalweg.errors import ArgumentError
-from thalweg.optim.adam import BETAS
+from thalweg.optim.numbers import BETAS
 
 
 @rule(

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, cast
 import torch
 from torch import Tensor
 
+from thalweg.engine.backends.toolchain import step_threads
 from thalweg.errors import StepError
 from thalweg.options.lookahead import lookahead as option
 from thalweg.wrappers.protocol import check_accepts_closure
@@ -238,7 +239,8 @@ class Lookahead(Wrapper):
         params = [p for group in self.param_groups for p in group["params"]]
         states = {p: self.state.get(p, {}) for p in params}
         slow = {p: state[SLOW] for p, state in states.items() if SLOW in state}
-        kept = {p: p.detach().clone() for p in slow}
+        with step_threads():
+            kept = {p: p.detach().clone() for p in slow}
         self._averaging = True
         try:
             _fill(slow)
@@ -256,6 +258,6 @@ def _pull(pairs: Iterable[tuple[Tensor, Tensor]], alpha: float) -> None:
 
 
 def _fill(values: dict[Tensor, Tensor]) -> None:
-    with torch.no_grad():
+    with torch.no_grad(), step_threads():
         for p, value in values.items():
             p.copy_(value)

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from thalweg.engine.backends.toolchain import step_threads
 from thalweg.engine.rule import Group, Hyper
 from thalweg.errors import ArgumentTypeError, StepError
 from thalweg.wrappers.protocol import needs_closure
@@ -110,11 +111,12 @@ class SAM(Wrapper):
         """
         self._refuse_between("first_step()")
         self._follow()
-        norm, climb = self._directions()
-        weights = {p: p.detach().clone() for params, _, _ in climb for p in params}
-        self._weights, self._climbed = weights, True
-        for params, direction, rho in climb:
-            torch._foreach_add_(params, direction, alpha=rho / norm)
+        with step_threads():
+            norm, climb = self._directions()
+            weights = {p: p.detach().clone() for params, _, _ in climb for p in params}
+            self._weights, self._climbed = weights, True
+            for params, direction, rho in climb:
+                torch._foreach_add_(params, direction, alpha=rho / norm)
         if zero_grad:
             self.zero_grad()
 

@@ -9,6 +9,8 @@ from typing import Any, ClassVar, TypeVar, cast
 import torch
 from torch import Tensor
 
+from thalweg.engine import inspection
+from thalweg.engine.backends.toolchain import keeping_threads, step_threads
 from thalweg.engine.matching import by_name
 from thalweg.engine.option import OPTIONS
 from thalweg.engine.rule import Group, Hyper
@@ -157,6 +159,10 @@ class Wrapper(torch.optim.Optimizer):
     def __repr__(self) -> str:
         return f"{type(self).__name__} of {self.base_optimizer!r}"
 
+    def summary(self) -> str:
+        """The defaults, the groups, and what the shared state holds, with bytes."""
+        return inspection.summary(self)
+
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Reset the gradients, as the wrapped optimizer does."""
         self.base_optimizer.zero_grad(set_to_none=set_to_none)
@@ -184,7 +190,9 @@ class Wrapper(torch.optim.Optimizer):
             The loss of the closure's first call.
         """
         self._follow()
-        return self._advance(closure)
+        evaluate = closure and keeping_threads(closure)
+        with step_threads():
+            return self._advance(evaluate)
 
     def _advance(self, closure: Closure | None) -> Any:
         raise NotImplementedError

@@ -24,11 +24,12 @@ import shlex
 import tempfile
 import threading
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
@@ -36,8 +37,19 @@ from thalweg.engine.backends import cache
 from thalweg.engine.backends.compiler import ADVICE, Compiler, find_compiler
 from thalweg.errors import CompilerError
 
-__all__ = ["assembly", "build_many", "describe", "load", "step_threads", "threads", "unavailable"]
+__all__ = [
+    "assembly",
+    "build_many",
+    "describe",
+    "keeping_threads",
+    "load",
+    "on_threads",
+    "step_threads",
+    "threads",
+    "unavailable",
+]
 
+T = TypeVar("T")
 TABLE_ABI = 1  # raise it when the tables that kernels read change without a change of C text
 
 _PROBE = """
@@ -122,19 +134,34 @@ def step_threads() -> AbstractContextManager[None]:
     torch's threads are those of the kernels: waiting for them after a fork hangs. The count is put back
     behind the step, for a process that was forked before its first parallel operation can use it.
     """
-    return _one_thread() if _forked else _AS_IT_IS
+    if not _forked:
+        return _AS_IT_IS
+    if torch.get_num_threads() > 1:
+        _say_once(_FORKED)
+    return on_threads(1)
+
+
+def keeping_threads(closure: Callable[[], T]) -> Callable[[], T]:
+    """Let a closure run on the threads that are set now, whatever a step that calls it sets."""
+    count = torch.get_num_threads()
+
+    def evaluate() -> T:
+        with on_threads(count):
+            return closure()
+
+    return evaluate
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def on_threads(count: int) -> Iterator[None]:
+    """Run torch's operations and the kernels on so many threads, and put the count back."""
     before = torch.get_num_threads()
-    if before > 1:
-        _say_once(_FORKED)
-        torch.set_num_threads(1)
+    if before != count:
+        torch.set_num_threads(count)
     try:
         yield
     finally:
-        if before > 1:
+        if before != count:
             torch.set_num_threads(before)
 
 

@@ -1,0 +1,78 @@
+"""Mixed precision: autocast, the gradient scaler, and whether a step was really taken."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from thalweg.errors import ArgumentError
+
+DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+GATE = "skip_non_finite"
+
+
+class Precision:
+    """Autocast and the scaler of a training, and the step that knows whether it was skipped.
+
+    Args:
+        model: Where its parameters are is where autocast acts.
+        optimizer: Whose gradients are unscaled.
+        name: "fp32", "bf16", or "fp16", which makes a scaler.
+        scaler: One of one's own.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        name: str,
+        scaler: torch.amp.GradScaler | None,
+    ) -> None:
+        if name not in DTYPES:
+            raise ArgumentError(
+                f"unknown precision {name!r}; known: {', '.join(map(repr, DTYPES))}"
+            )
+        first = next(iter(model.parameters()), None)
+        self.device = "cpu" if first is None else first.device.type
+        self.name, self.optimizer = name, optimizer
+        if scaler is None and name == "fp16":
+            scaler = torch.amp.GradScaler(self.device)
+        self.scaler = scaler if scaler is not None and scaler.is_enabled() else None
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Around forward: matrix products in the low precision."""
+        dtype = DTYPES[self.name]
+        return nullcontext() if dtype is None else torch.autocast(self.device, dtype)
+
+    def scale(self, loss: Tensor) -> Tensor:
+        """The loss, times the scaler's number."""
+        return loss if self.scaler is None else self.scaler.scale(loss)
+
+    def unscale(self) -> None:
+        """Divide the gradients by that number, before anything looks at them."""
+        if self.scaler is not None:
+            self.scaler.unscale_(self.optimizer)
+
+    def step(self) -> bool:
+        """Take the step and update the scaler; return whether it was taken.
+
+        A scaler backs off exactly when it skipped, whichever way the optimizer takes part; the option
+        `SkipNonFinite` counts what it held back.
+        """
+        held_back = self._held_back()
+        if self.scaler is None:
+            self.optimizer.step()
+        else:
+            before = self.scaler.get_scale()
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+            if self.scaler.get_scale() < before:
+                return False
+        return self._held_back() == held_back
+
+    def _held_back(self) -> int:
+        gated = any(GATE in group.get("options", ()) for group in self.optimizer.param_groups)
+        return int(getattr(self.optimizer, "skipped_steps", 0)) if gated else 0
