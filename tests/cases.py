@@ -70,6 +70,9 @@ RULES: dict[str, tuple[type[thalweg.Optimizer], dict[str, Any]]] = {
 CONTIGUOUS = ("adafactor",)
 """Rules that sum over lines and columns: no kernel takes them where lines are no stretches of storage."""
 
+REFUSED = {("prodigy", "independent"), ("prodigy", "direction"), ("prodigy", "trust-ratio")}
+"""Rules and options that do not go together: they do not follow the rate that the rule finds."""
+
 OPTIONS: dict[str, Callable[[], o.Option]] = {
     "l2": lambda: o.Decay("l2"),
     "decoupled": lambda: o.Decay("decoupled"),

@@ -61,7 +61,7 @@ def summary(optimizer: torch.optim.Optimizer) -> str:
         differs = {
             k: v
             for k, v in group.items()
-            if k != "params"
+            if k not in ("params", "param_names")
             and (k not in optimizer.defaults or not _same(v, optimizer.defaults[k]))
         }
         lines.append(
@@ -106,7 +106,6 @@ def _values(values: dict[str, Any]) -> str:
     return ", ".join(
         f"{k}={v.item() if isinstance(v, Tensor) and v.numel() == 1 else v}"
         for k, v in values.items()
-        if k != "param_names"
     )
 
 

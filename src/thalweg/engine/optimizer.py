@@ -267,6 +267,8 @@ class Optimizer(Strict, torch.optim.Optimizer):
         for i, group in enumerate(self.param_groups):
             resolved = resolve(group)
             for j, p in enumerate(group["params"]):
+                if p.device.type == "meta":
+                    continue  # its first step makes it, once there is storage
                 wanted = wanted_slots(resolved, resolved.setting(p, frozenset()), group, p)
                 own = {s.name: wanted[s.name] for s in resolved.rule.slots if s.name in wanted}
                 found = slots_of(p, p, {}, own, list(own), parameter_name(group, i, j)).slots

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -116,8 +117,10 @@ def _read(node: ast.expr) -> Any:
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
         return _called(node, node.func.id.lower())
     if isinstance(node, ast.Name):
-        _find(node.id.lower())
-        raise ArgumentError(f"{node.id!r} needs its arguments, as {node.id}(1000)")
+        function = _find(node.id.lower())
+        raise ArgumentError(
+            f"{node.id!r} needs its arguments in parentheses: {node.id}{inspect.signature(function)}"
+        )
     try:
         return ast.literal_eval(node)
     except ValueError:

@@ -65,5 +65,5 @@ def without_kernels(obstacle: str) -> tuple[ModuleType, str]:
     """Lists, where a kernel was wanted and cannot be had; said once for each reason."""
     if obstacle not in _said:
         _said.add(obstacle)
-        warnings.warn(f"thalweg runs without fused kernels: {obstacle}", stacklevel=2)
+        warnings.warn(f"thalweg runs without fused kernels: {obstacle}", stacklevel=9)
     return foreach, obstacle
