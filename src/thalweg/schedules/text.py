@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from thalweg.errors import ArgumentError, ArgumentTypeError, suggest
@@ -111,6 +111,10 @@ def shown_steps(schedule: Schedule, steps: int | None) -> float:
     return length
 
 
+def _parameters(function: Callable[..., Any]) -> Iterable[inspect.Parameter]:
+    return inspect.signature(function).parameters.values()
+
+
 def _read(node: ast.expr) -> Any:
     if isinstance(node, ast.BinOp):
         return _combined(node)
@@ -118,9 +122,8 @@ def _read(node: ast.expr) -> Any:
         return _called(node, node.func.id.lower())
     if isinstance(node, ast.Name):
         function = _find(node.id.lower())
-        raise ArgumentError(
-            f"{node.id!r} needs its arguments in parentheses: {node.id}{inspect.signature(function)}"
-        )
+        arguments = ", ".join(str(p.replace(annotation=p.empty)) for p in _parameters(function))
+        raise ArgumentError(f"{node.id!r} needs its arguments, as {node.id}({arguments})")
     try:
         return ast.literal_eval(node)
     except ValueError:
