@@ -22,7 +22,7 @@ from ultralytics import RTDETR
 from thalweg.integrations.ultralytics import trainer_for
 
 
-def draw_images(folder: Path, count: int = 16, size: int = 96) -> Path:
+def draw_images(folder: Path, count: int = 16, size: int = 128) -> Path:
     """Draw red and blue rectangles on noise, with YOLO's labels; return their data.yaml."""
     rng, colours = random.Random(0), ((40, 40, 255), (255, 80, 40))
     for name in ("images", "labels"):
@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--optimizer", default="Lion", help="any name of `thalweg list`")
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--imgsz", type=int, default=96)
+    parser.add_argument("--imgsz", type=int, default=128)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--project", default="runs/rtdetr")
     given = parser.parse_args()
