@@ -25,7 +25,7 @@ class Row:
 
     def build(self, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
         """The optimizer; raises whatever the import or the constructor raises."""
-        cls = getattr(importpeer(self.module), self.cls)
+        cls = getattr(import_peer(self.module), self.cls)
         arguments = dict(self.arguments)
         if self.options:
             kinds = importlib.import_module("thalweg.options")
@@ -52,7 +52,7 @@ class Comparison:
     absent: tuple[tuple[str, str], ...] = ()  # peers that have nothing of their own to compare
 
 
-def importpeer(module: str) -> Any:
+def import_peer(module: str) -> Any:
     """Import a contender's package.
 
     timm imports torchvision, and a torchvision whose compiled part does not fit the installed

@@ -153,7 +153,8 @@ def look(root: Path, selection: str, cache: Path, said: Path) -> None:
     paths = [str(root / "src"), str(root)]
     os.environ["PYTHONPATH"] = os.pathsep.join(paths)  # of the processes that tests start
     os.environ.update(THALWEG_MUTANT=str(root), XDG_CACHE_HOME=str(cache))
-    sys.path[:] = paths + [p for p in sys.path if p and ROOT not in (Path(p), *Path(p).parents)]
+    own = (ROOT, ROOT / "src", ROOT / "tests")  # an environment may lie in the checkout too
+    sys.path[:] = paths + [p for p in sys.path if p and Path(p) not in own]
     os.setsid()
     words = shlex.split(selection)
     while "=" in words[0]:

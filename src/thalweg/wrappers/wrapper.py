@@ -161,7 +161,8 @@ class Wrapper(torch.optim.Optimizer):
 
     def summary(self) -> str:
         """The defaults, the groups, and what the shared state holds, with bytes."""
-        return inspection.summary(self)
+        wrapped = repr(self).partition(" (")[0]  # "SAM of Lookahead of AdamW"
+        return inspection.summary(self).replace(type(self).__name__, wrapped, 1)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Reset the gradients, as the wrapped optimizer does."""
