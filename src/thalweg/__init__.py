@@ -1,6 +1,8 @@
 """Thalweg: write an optimizer update once, compose it with anything, run it as one fused kernel."""
 
-from thalweg import errors, groups, ops, options, recipe, schedules
+import importlib as _importlib
+
+from thalweg import errors, ops, options
 from thalweg.catalogue import create_optimizer, list_optimizers, optimizer_info
 from thalweg.engine.optimizer import Optimizer
 from thalweg.engine.option import Option, option
@@ -104,3 +106,12 @@ __all__ = [
     "ops",
     "errors",
 ]
+
+_ON_DEMAND = ("conformance", "groups", "recipe", "schedules")
+
+
+def __getattr__(name: str) -> object:
+    """Rooms that not everybody enters are loaded when they are: importing thalweg stays short."""
+    if name in _ON_DEMAND:
+        return _importlib.import_module(f"thalweg.{name}")
+    raise AttributeError(f"module 'thalweg' has no attribute {name!r}")

@@ -10,6 +10,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -103,6 +104,7 @@ def _grouped(model: Any, groups: str | Grouping) -> Sequence[Mapping[str, Any]]:
         )
     if callable(groups):
         return groups(model)
+    import_module("thalweg.groups")  # a room above this one, which enters its builders here
     if groups not in GROUPINGS:
         raise ArgumentError(
             f"groups={groups!r} is not known.{suggest(str(groups), GROUPINGS)} Known: "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -23,6 +23,10 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 ADJUSTMENTS = (None, "original", "match_rms_adamw")
 
 
+LARGE = 512
+"""Rows and columns from which a matrix keeps all threads busy by itself."""
+
+
 def newton_schulz(
     x: Tensor, *, coefficients: tuple[float, float, float], steps: int, eps: float
 ) -> Tensor:
@@ -34,13 +38,20 @@ def newton_schulz(
         steps: How often it is applied.
         eps: The least norm to divide by.
     """
+    if len(x) > 1 and min(x.shape[1:]) >= LARGE:
+        numbers: dict[str, Any] = {"coefficients": coefficients, "steps": steps, "eps": eps}
+        return torch.stack([newton_schulz(one[None], **numbers)[0] for one in x])
     a, b, c = coefficients
     wide = x.mT if x.shape[1] > x.shape[2] else x
     wide = wide / torch.linalg.vector_norm(wide, dim=(1, 2), keepdim=True).clamp(min=eps)
+    plus: Callable[..., Tensor] = torch.baddbmm
+    if len(x) == 1:
+        wide, plus = wide[0], torch.addmm
     for _ in range(steps):
         gram = wide @ wide.mT
-        wide = torch.baddbmm(wide, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), wide, beta=a)
-    return wide.mT if x.shape[1] > x.shape[2] else wide
+        wide = plus(wide, plus(gram, gram, gram, beta=b, alpha=c), wide, beta=a)
+    wide = wide.mT if x.shape[1] > x.shape[2] else wide
+    return wide.reshape(x.shape)
 
 
 def _check(group: Mapping[str, Any]) -> str | None:
