@@ -71,22 +71,26 @@ void prefetch(const i64 *addresses, i64 count) {
 
 /* The neighbours' binary tree over partial results, as a chain of carries. */
 static inline double sum_tree_join(double a, double b) { return a + b; }
-static inline double sum_tree_of(const double *x, i64 n) {
-  double v[64];
-  int top = 0;
-  for (i64 i = 0; i < n; i++) {
-    double y = x[i];
-    for (i64 k = i; k & 1; k >>= 1) y = sum_tree_join(v[--top], y);
-    v[top++] = y;
-  }
+static inline int sum_tree_push(double *tree, int top, i64 i, double x) { /* the i-th one */
+  for (i64 k = i; k & 1; k >>= 1) x = sum_tree_join(tree[--top], x);
+  tree[top] = x;
+  return top + 1;
+}
+static inline double sum_tree_end(const double *tree, int top) {
   if (!top) return 0.0;
-  double y = v[--top];
-  while (top) y = sum_tree_join(v[--top], y);
-  return y;
+  double x = tree[--top];
+  while (top) x = sum_tree_join(tree[--top], x);
+  return x;
+}
+static inline double sum_tree_of(const double *x, i64 n) {
+  double tree[64];
+  int top = 0;
+  for (i64 i = 0; i < n; i++) top = sum_tree_push(tree, top, i, x[i]);
+  return sum_tree_end(tree, top);
 }
 
-static void body_0_0(const Table *T, i64 t, i64 origin, i64 begin, i64 end, const real *restrict s, double *out) {
-  (void)s; (void)out; (void)origin;
+static void body_0_0(const Table *T, i64 t, i64 n, i64 begin, i64 end, const real *restrict s, double *out) {
+  (void)s; (void)out; (void)n;
   const float *restrict w_1 = (const float *)T->streams[1][t];
   double a0[LANES];
   for (int l = 0; l < LANES; l++) a0[l] = 0.0;
@@ -106,7 +110,7 @@ static void body_0_0(const Table *T, i64 t, i64 origin, i64 begin, i64 end, cons
         const double v = v0[i + l];
         a0[l] = a0[l] + v;
       }
-    if ((at + BLOCK - origin) % SUM_BLOCK == 0 || at + BLOCK >= end) {
+    if ((at + BLOCK - begin) % SUM_BLOCK == 0 || at + BLOCK >= end) {
       for (int h = LANES / 2; h; h /= 2)
         for (int l = 0; l < h; l++) a0[l] = sum_tree_join(a0[l], a0[l + h]);
       out[0 * T->blocks] = a0[0];
@@ -115,9 +119,10 @@ static void body_0_0(const Table *T, i64 t, i64 origin, i64 begin, i64 end, cons
     }
   }
 }
-static inline void part_0(const Table *T, i64 t, i64 origin, i64 begin, i64 end, double *out) {
-  const real *s = T->scalars + 0 * T->scalar_row[t]; (void)s; (void)out; (void)origin;
-  body_0_0(T, t, origin, begin, end, s, out);
+static inline void part_0(const Table *T, i64 t, i64 n, i64 begin, i64 end, double *out) {
+  const real *s = T->scalars + 0 * T->scalar_row[t];
+  (void)s; (void)out; (void)n;
+  body_0_0(T, t, n, begin, end, s, out);
 }
 void pass_0(const Table *T) {
 #pragma omp parallel for schedule(dynamic, (int)T->grain) num_threads((int)T->threads) if(T->threads > 1)
@@ -133,8 +138,8 @@ void pass_0(const Table *T) {
   }
 }
 
-static void body_1_0(const Table *T, i64 t, i64 origin, i64 begin, i64 end, const real *restrict s, double *out) {
-  (void)s; (void)out; (void)origin;
+static void body_1_0(const Table *T, i64 t, i64 n, i64 begin, i64 end, const real *restrict s, double *out) {
+  (void)s; (void)out; (void)n;
   float *restrict w_2 = (float *)T->streams[2][t];
   const float *restrict w_1 = (const float *)T->streams[1][t];
   float *restrict w_3 = (float *)T->streams[3][t];
@@ -180,9 +185,10 @@ static void body_1_0(const Table *T, i64 t, i64 origin, i64 begin, i64 end, cons
     }
   }
 }
-static inline void part_1(const Table *T, i64 t, i64 origin, i64 begin, i64 end, double *out) {
-  const real *s = T->scalars + 9 * T->scalar_row[t]; (void)s; (void)out; (void)origin;
-  body_1_0(T, t, origin, begin, end, s, out);
+static inline void part_1(const Table *T, i64 t, i64 n, i64 begin, i64 end, double *out) {
+  const real *s = T->scalars + 9 * T->scalar_row[t];
+  (void)s; (void)out; (void)n;
+  body_1_0(T, t, n, begin, end, s, out);
 }
 void pass_1(const Table *T) {
 #pragma omp parallel for schedule(dynamic, (int)T->grain) num_threads((int)T->threads) if(T->threads > 1)

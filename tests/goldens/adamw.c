@@ -62,8 +62,8 @@ void prefetch(const i64 *addresses, i64 count) {
   for (i64 i = 0; i < count; i++) __builtin_prefetch((const void *)addresses[i], 1);
 }
 
-static void body_0_0(const Table *T, i64 t, i64 origin, i64 begin, i64 end, const real *restrict s, double *out) {
-  (void)s; (void)out; (void)origin;
+static void body_0_0(const Table *T, i64 t, i64 n, i64 begin, i64 end, const real *restrict s, double *out) {
+  (void)s; (void)out; (void)n;
   float *restrict w_2 = (float *)T->streams[2][t];
   const float *restrict w_1 = (const float *)T->streams[1][t];
   float *restrict w_3 = (float *)T->streams[3][t];
@@ -107,9 +107,10 @@ static void body_0_0(const Table *T, i64 t, i64 origin, i64 begin, i64 end, cons
     }
   }
 }
-static inline void part_0(const Table *T, i64 t, i64 origin, i64 begin, i64 end, double *out) {
-  const real *s = T->scalars + 8 * T->scalar_row[t]; (void)s; (void)out; (void)origin;
-  body_0_0(T, t, origin, begin, end, s, out);
+static inline void part_0(const Table *T, i64 t, i64 n, i64 begin, i64 end, double *out) {
+  const real *s = T->scalars + 8 * T->scalar_row[t];
+  (void)s; (void)out; (void)n;
+  body_0_0(T, t, n, begin, end, s, out);
 }
 void pass_0(const Table *T) {
 #pragma omp parallel for schedule(dynamic, (int)T->grain) num_threads((int)T->threads) if(T->threads > 1)

@@ -96,22 +96,42 @@ void prefetch(const i64 *addresses, i64 count) {
 
 /* The neighbours' binary tree over partial results, as a chain of carries. */
 static inline double sum_tree_join(double a, double b) { return a + b; }
-static inline double sum_tree_of(const double *x, i64 n) {
-  double v[64];
-  int top = 0;
-  for (i64 i = 0; i < n; i++) {
-    double y = x[i];
-    for (i64 k = i; k & 1; k >>= 1) y = sum_tree_join(v[--top], y);
-    v[top++] = y;
-  }
+static inline int sum_tree_push(double *tree, int top, i64 i, double x) { /* the i-th one */
+  for (i64 k = i; k & 1; k >>= 1) x = sum_tree_join(tree[--top], x);
+  tree[top] = x;
+  return top + 1;
+}
+static inline double sum_tree_end(const double *tree, int top) {
   if (!top) return 0.0;
-  double y = v[--top];
-  while (top) y = sum_tree_join(v[--top], y);
-  return y;
+  double x = tree[--top];
+  while (top) x = sum_tree_join(tree[--top], x);
+  return x;
+}
+static inline double sum_tree_of(const double *x, i64 n) {
+  double tree[64];
+  int top = 0;
+  for (i64 i = 0; i < n; i++) top = sum_tree_push(tree, top, i, x[i]);
+  return sum_tree_end(tree, top);
 }
 
-static void body_0_0(const Table *T, i64 t, i64 origin, i64 begin, i64 end, const real *restrict s, double *out) {
-  (void)s; (void)out; (void)origin;
+/* A stretch of at most BLOCK, in lanes; it fills `width` of them, and the others hold nothing. */
+static inline double sum_tree_stretch(const real *x, int n, const int width) {
+  double a[LANES];
+  int i = 0;
+  for (int l = 0; l < width; l++) a[l] = 0.0;
+  for (; i + width <= n; i += width)
+    for (int l = 0; l < width; l++) a[l] = sum_tree_join(a[l], x[i + l]);
+  for (int l = 0; l < n - i; l++) a[l] = sum_tree_join(a[l], x[i + l]);
+  for (int h = width / 2; h; h /= 2)
+    for (int l = 0; l < h; l++) a[l] = sum_tree_join(a[l], a[l + h]);
+  return a[0];
+}
+/* Where whole rows, or lines, fit into a block, many are added up in one call; so are small matrices. */
+static inline int is_short(i64 n) { return n <= BLOCK; }
+static inline int is_small(i64 lines, i64 n) { return lines <= COLUMN_BLOCK && lines * n <= BLOCK; }
+
+static void body_0_0(const Table *T, i64 t, i64 n, i64 begin, i64 end, const real *restrict s, double *out) {
+  (void)s; (void)out; (void)n;
   const float *restrict w_1 = (const float *)T->streams[1][t];
   double a0[LANES];
   for (int l = 0; l < LANES; l++) a0[l] = 0.0;
@@ -130,7 +150,7 @@ static void body_0_0(const Table *T, i64 t, i64 origin, i64 begin, i64 end, cons
         const double v = v0[i + l];
         a0[l] = a0[l] + v;
       }
-    if ((at + BLOCK - origin) % SUM_BLOCK == 0 || at + BLOCK >= end) {
+    if ((at + BLOCK - begin) % SUM_BLOCK == 0 || at + BLOCK >= end) {
       for (int h = LANES / 2; h; h /= 2)
         for (int l = 0; l < h; l++) a0[l] = sum_tree_join(a0[l], a0[l + h]);
       out[0 * T->blocks] = a0[0];
@@ -139,25 +159,71 @@ static void body_0_0(const Table *T, i64 t, i64 origin, i64 begin, i64 end, cons
     }
   }
 }
-static inline void part_0(const Table *T, i64 t, i64 origin, i64 begin, i64 end, double *out) {
-  const real *s = T->scalars + 0 * T->scalar_row[t]; (void)s; (void)out; (void)origin;
-  body_0_0(T, t, origin, begin, end, s, out);
+static void body_0_1(const Table *T, i64 t, i64 n, i64 begin, i64 end, const real *restrict s, double *out) {
+  (void)s; (void)out; (void)n;
+  const float *restrict w_1 = (const float *)T->streams[1][t];
+  const i64 one = n;
+  const i64 step = BLOCK / one * one;
+  for (i64 at = begin; at < end; at += step) {
+    const int m = end - at < step ? (int)(end - at) : (int)step;
+    real v0[BLOCK];
+    #pragma GCC ivdep
+    for (int i = 0; i < m; i++) {
+      const real x1 = w_1[at + i];
+      v0[i] = x1;
+    }
+    if (n <= 1)
+      for (int first = 0; first < m; first += (int)n, out++) {
+        out[0 * T->results] = sum_tree_stretch(v0 + first, (int)n, 1);
+      }
+    else if (n <= 2)
+      for (int first = 0; first < m; first += (int)n, out++) {
+        out[0 * T->results] = sum_tree_stretch(v0 + first, (int)n, 2);
+      }
+    else if (n <= 4)
+      for (int first = 0; first < m; first += (int)n, out++) {
+        out[0 * T->results] = sum_tree_stretch(v0 + first, (int)n, 4);
+      }
+    else if (n <= 8)
+      for (int first = 0; first < m; first += (int)n, out++) {
+        out[0 * T->results] = sum_tree_stretch(v0 + first, (int)n, 8);
+      }
+    else 
+      for (int first = 0; first < m; first += (int)n, out++) {
+        out[0 * T->results] = sum_tree_stretch(v0 + first, (int)n, 16);
+      }
+  }
+}
+static inline void part_0(const Table *T, i64 t, i64 n, i64 begin, i64 end, double *out) {
+  const real *s = T->scalars + 0 * T->scalar_row[t];
+  (void)s; (void)out; (void)n;
+  body_0_0(T, t, n, begin, end, s, out);
+}
+static inline void parts_0(const Table *T, i64 t, i64 n, i64 begin, i64 end, double *out) {
+  const real *s = T->scalars + 0 * T->scalar_row[t];
+  (void)s; (void)out; (void)n;
+  body_0_1(T, t, n, begin, end, s, out);
 }
 void pass_0(const Table *T) {
 #pragma omp parallel for schedule(dynamic, (int)T->grain) num_threads((int)T->threads) if(T->threads > 1)
   for (i64 u = 0; u < T->units; u++) {
     const i64 t = T->unit_tensor[u], n = T->row_size[t];
+    const i64 begin = T->unit_begin[u], end = T->unit_end[u];
+    if (is_short(n)) {
+      parts_0(T, t, n, begin * n, end * n, T->sums + T->row_base[t] + begin);
+      continue;
+    }
     const i64 blocks = (n + SUM_BLOCK - 1) / SUM_BLOCK;
-    for (i64 row = T->unit_begin[u]; row < T->unit_end[u]; row++) {
+    for (i64 row = begin; row < end; row++) {
       double *out = T->partials + T->block_base[t] + row * blocks;
-      part_0(T, t, row * n, row * n, row * n + n, out);
+      part_0(T, t, n, row * n, row * n + n, out);
       T->sums[0 * T->results + T->row_base[t] + row] = sum_tree_of(out + 0 * T->blocks, blocks);
     }
   }
 }
 
-static void body_1_0(const Table *T, i64 t, i64 origin, i64 begin, i64 end, const real *restrict s, double *out) {
-  (void)s; (void)out; (void)origin;
+static void body_1_0(const Table *T, i64 t, i64 n, i64 begin, i64 end, const real *restrict s, double *out) {
+  (void)s; (void)out; (void)n;
   float *restrict w_4 = (float *)T->streams[4][t];
   float *restrict w_0 = (float *)T->streams[0][t];
   float *restrict w_2 = (float *)T->streams[2][t];
@@ -214,8 +280,8 @@ static void body_1_0(const Table *T, i64 t, i64 origin, i64 begin, i64 end, cons
     }
   }
 }
-static void body_1_1(const Table *T, i64 t, i64 origin, i64 begin, i64 end, const real *restrict s, double *out) {
-  (void)s; (void)out; (void)origin;
+static void body_1_1(const Table *T, i64 t, i64 n, i64 begin, i64 end, const real *restrict s, double *out) {
+  (void)s; (void)out; (void)n;
   float *restrict w_4 = (float *)T->streams[4][t];
   float *restrict w_0 = (float *)T->streams[0][t];
   float *restrict w_2 = (float *)T->streams[2][t];
@@ -268,8 +334,8 @@ static void body_1_1(const Table *T, i64 t, i64 origin, i64 begin, i64 end, cons
     }
   }
 }
-static void body_1_2(const Table *T, i64 t, i64 origin, i64 begin, i64 end, const real *restrict s, double *out) {
-  (void)s; (void)out; (void)origin;
+static void body_1_2(const Table *T, i64 t, i64 n, i64 begin, i64 end, const real *restrict s, double *out) {
+  (void)s; (void)out; (void)n;
   float *restrict w_2 = (float *)T->streams[2][t];
   const float *restrict w_1 = (const float *)T->streams[1][t];
   float *restrict w_3 = (float *)T->streams[3][t];
@@ -317,8 +383,8 @@ static void body_1_2(const Table *T, i64 t, i64 origin, i64 begin, i64 end, cons
     }
   }
 }
-static void body_1_3(const Table *T, i64 t, i64 origin, i64 begin, i64 end, const real *restrict s, double *out) {
-  (void)s; (void)out; (void)origin;
+static void body_1_3(const Table *T, i64 t, i64 n, i64 begin, i64 end, const real *restrict s, double *out) {
+  (void)s; (void)out; (void)n;
   float *restrict w_2 = (float *)T->streams[2][t];
   const float *restrict w_1 = (const float *)T->streams[1][t];
   float *restrict w_3 = (float *)T->streams[3][t];
@@ -362,19 +428,20 @@ static void body_1_3(const Table *T, i64 t, i64 origin, i64 begin, i64 end, cons
     }
   }
 }
-static inline void part_1(const Table *T, i64 t, i64 origin, i64 begin, i64 end, double *out) {
-  const real *s = T->scalars + 12 * T->scalar_row[t]; (void)s; (void)out; (void)origin;
+static inline void part_1(const Table *T, i64 t, i64 n, i64 begin, i64 end, double *out) {
+  const real *s = T->scalars + 12 * T->scalar_row[t];
+  (void)s; (void)out; (void)n;
   if (s[0] != 0) {
     if (s[1] != 0) {
-      body_1_0(T, t, origin, begin, end, s, out);
+      body_1_0(T, t, n, begin, end, s, out);
     } else {
-      body_1_1(T, t, origin, begin, end, s, out);
+      body_1_1(T, t, n, begin, end, s, out);
     }
   } else {
     if (s[1] != 0) {
-      body_1_2(T, t, origin, begin, end, s, out);
+      body_1_2(T, t, n, begin, end, s, out);
     } else {
-      body_1_3(T, t, origin, begin, end, s, out);
+      body_1_3(T, t, n, begin, end, s, out);
     }
   }
 }
@@ -384,5 +451,36 @@ void pass_1(const Table *T) {
     const i64 t = T->unit_tensor[u], begin = T->unit_begin[u];
     double *out = T->partials + T->block_base[t] + begin / SUM_BLOCK;
     part_1(T, t, 0, begin, T->unit_end[u], out);
+  }
+}
+
+typedef struct {
+  i64 units, threads;
+  const i64 *unit_tensor, *unit_begin, *unit_end; /* matrices */
+  const i64 *rows, *lines, *columns; /* of a tensor; of each of its matrices */
+  const i64 *row_base, *matrix_base, *line_base, *column_base;
+  const double *numbers;
+  real *row_values, *matrix_values, *line_values, *column_values;
+  const double *sums[1];
+  void *const *slots[1];
+} Vectors;
+#undef R
+#define R(name) name
+
+void vectors_1(const Vectors *T) {
+#pragma omp parallel for schedule(dynamic, 1) num_threads((int)T->threads) if(T->threads > 1)
+  for (i64 u = 0; u < T->units; u++) {
+    const i64 t = T->unit_tensor[u], lines = T->lines[t], columns = T->columns[t];
+    (void)lines; (void)columns;
+    const double n1 = T->numbers[1 * t + 0];
+    for (i64 k = T->unit_begin[u]; k < T->unit_end[u]; k++) {
+    }
+    if (T->unit_begin[u] == 0) {
+      for (i64 i = 0; i < T->rows[t]; i++) {
+        const double n0 = T->sums[0][T->row_base[t] + i];
+        const double n2 = (n0 * n1);
+        T->row_values[(T->row_base[t] + i) * 1 + 0] = (real)n2;
+      }
+    }
   }
 }

@@ -199,22 +199,37 @@ BACKENDS = (
         ("tests/test_seeded.py -k bits",),
     ),
     Edit(
-        "c-max-loses-nan", "engine/backends/c_source.py",
+        "c-max-loses-nan", "engine/backends/c_body.py",
         "(\"b != b ? b : (a < b ? b : a)\", \"-INFINITY\")", "(\"a < b ? b : a\", \"-INFINITY\")",
         "a maximum over a tensor forgets NaN",
         ("tests/test_engine.py -k nan", "tests/test_factored.py"),
     ),
     Edit(
-        "c-columns-run-on", "engine/backends/c_source.py",
+        "c-columns-run-on", "engine/backends/c_body.py",
         "if (i == next) value += n * {width}, next += all;", "(void)next;",
         "all matrices of a stack have the first one's column numbers",
         ("tests/test_factored.py -k bits",),
     ),
     Edit(
-        "c-sum-of-leftovers", "engine/backends/c_source.py",
+        "c-sum-of-leftovers", "engine/backends/c_body.py",
         "for (int i = m; i < whole; i++)", "for (int i = m + 1; i < whole; i++)",
         "an element that was never computed is added up",
         ("tests/test_engine.py -k reduce", "tests/test_backends.py"),
+    ),
+    Edit(
+        "c-short-stretch-run-on", "engine/backends/c_source.py",
+        "for (int l = 0; l < n - i; l++)", "for (int l = 0; l < width; l++)",
+        "a short line's sum takes the next line's first numbers", ("tests/test_factored.py -k bits",),
+    ),
+    Edit(
+        "c-line-of-another-matrix", "engine/backends/c_vectors.py",
+        "Lane.LINE: \"k * lines + i\"", "Lane.LINE: \"i\"",
+        "all matrices of a stack have the first one's lines", ("tests/test_factored.py -k bits",),
+    ),
+    Edit(
+        "c-vectors-in-single", "engine/backends/c_vectors.py",
+        "const {'int' if node.boolean else 'double'}", "const {'int' if node.boolean else 'real'}",
+        "numbers per line or column are rounded to float32 on the way", ("tests/test_factored.py -k bits",),
     ),
     Edit(
         "c-scalars-of-the-first-row", "engine/backends/c_source.py",

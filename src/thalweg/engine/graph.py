@@ -195,6 +195,12 @@ class Graph:
         return topological((*(m.source for m in self.matrices), *self.outputs.values()))
 
     @cached_property
+    def kept(self) -> Mapping[str, Node]:
+        """Outputs with a number per line or column, but those that stay what they were."""
+        found = {name: self.outputs[name] for name in self.vectors}
+        return {name: n for name, n in found.items() if n.attr != ("slot", name)}
+
+    @cached_property
     def text(self) -> str:
         """One line per node; two graphs are the same if their texts are."""
         names = {id(n): f"%{i}" for i, n in enumerate(self.nodes)}

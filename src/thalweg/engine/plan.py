@@ -48,8 +48,10 @@ class BucketRun:
         self.position = 0
         graph = self.kind.graph
         self.shared = shared_scalars(self.kind.rule, self.kind.specs)
-        self.written = {n: x for n, x in graph.outputs.items() if n not in graph.streams}
-        wanted = [[*p.columns, *p.vectors] for p in self.kind.programs] + [[*self.written.values()]]
+        elsewhere = {*graph.streams, *graph.vectors}
+        self.written = {n: x for n, x in graph.outputs.items() if n not in elsewhere}
+        wanted = [[*bound.asks(i)] for i in range(len(self.kind.programs))]
+        wanted.append([*self.written.values(), *bound.asks(-1)])
         self.device = [DeviceScalars([n for n in w if n.lane != Lane.HOST]) for w in wanted]
         below = [n for d in self.device for n in d.host]
         here = [n for w in wanted for n in w if n.lane == Lane.HOST]
@@ -111,7 +113,7 @@ class BucketRun:
 
     def _numbers(self, index: int) -> Numbers:
         device = self.device[index](self.known, self.bucket.extents)
-        return Numbers(self.row_of, self.host, device)
+        return Numbers(self.row_of, self.host, device, self.kind.device)
 
     def advance(self, *, writes: bool) -> list[tuple[Node, Tensor]]:
         """Run passes until one adds up a share of a sum over all tensors, and return the shares.
@@ -133,14 +135,13 @@ class BucketRun:
         return shares
 
     def finish(self, groups: Sequence[dict[str, Any]]) -> None:
-        """Write the scalars."""
+        """Write the scalars, and what the backend keeps per line or column."""
         numbers = self._numbers(-1)
+        self.bound.finish(numbers)
         count = len(self.row_of)
         for name, node in self.written.items():
             if name in self.shared:
                 self._share(name, node, numbers, groups)
-            elif name in self.kind.graph.vectors:
-                self._write_vector(name, node, numbers)
             elif node.lane != Lane.HOST:
                 self.bucket.scalars[name].write(numbers.device[node].expand(count))
             elif node.op != "input":  # the plain count is added below
@@ -162,20 +163,6 @@ class BucketRun:
         for g, x in found.items():
             on_device = isinstance(x, Tensor) and x.device.type != "cpu"
             groups[g][name] = torch.clone(cast("Tensor", x)) if on_device else float(x)
-
-    def _write_vector(self, name: str, node: Node, numbers: Numbers) -> None:
-        """Write a slot that has a number per line or column, in all tensors."""
-        if node.attr == ("slot", name):
-            return
-        extents, lane = self.bucket.extents, self.kind.graph.vectors[name]
-        x = self._per_tensor(self.host[node]) if node.lane == Lane.HOST else numbers.device[node]
-        x = extents.lift(x, node.lane, lane).expand(extents.total[lane])
-        slots = [slot.view(-1) for slot in self.bucket.slots[name]]
-        if self.kind.layout == "differentiable":
-            for slot, part in zip(slots, extents.parts_of(x, lane), strict=True):
-                slot.copy_(part)
-        else:
-            torch._foreach_copy_(slots, list(extents.parts_of(x, lane)))
 
     def _count(self) -> None:
         """Count the step, and keep the rows if all counts went up together."""

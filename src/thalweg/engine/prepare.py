@@ -211,11 +211,13 @@ class Preparation:
         layout: str,
         where: str,
     ) -> tuple[Kind, ModuleType]:
-        slots = {k: x for k, x in state.slots.items() if k not in family.graph.vectors}
-        dtypes = (p.dtype, grad.dtype, *(x.dtype for x in slots.values()))
+        among = family.graph.vectors
+        slots = {k: x.dtype for k, x in state.slots.items() if k not in among}
+        between = {k: x.dtype for k, x in state.slots.items() if k in among}
+        dtypes = (p.dtype, grad.dtype, *slots.values())
         flags = {f"use_{name}": family.group.get(name) for name in ("foreach", "fused")}
         owners = (family.resolved.rule, family.resolved.specs)  # two rules may have one text
-        key = (family.graph, owners, dtypes, p.device, layout, *flags.values())
+        key = (family.graph, owners, dtypes, *between.values(), p.device, layout, *flags.values())
         if key not in self.kinds:
             try:
                 if flags["use_fused"]:
@@ -239,6 +241,7 @@ class Preparation:
                 layout,
                 module.name,
                 reason,
+                {k: codec_of(dtype) for k, dtype in between.items()},
             )
             self.kinds[key] = kind, module
         return self.kinds[key]

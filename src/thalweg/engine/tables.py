@@ -49,6 +49,7 @@ class Kind:
             "differentiable".
         backend: Name of the backend, and why it is that one.
         reason: For explain().
+        vectors: Storage of the slots with a number per line or column.
     """
 
     rule: Rule
@@ -62,6 +63,7 @@ class Kind:
     layout: str
     backend: str
     reason: str
+    vectors: Mapping[str, Codec] = field(default_factory=dict)
 
     @property
     def compute(self) -> torch.dtype:
@@ -135,7 +137,7 @@ class Bucket:
         if self.kind.layout == "differentiable":
             return []  # autograd sees it all
         written: list[Tensor] = []
-        for stream in self.kind.programs[-1].stores:
+        for stream in (*self.kind.programs[-1].stores, *self.kind.graph.kept):
             if stream in self.buffers:
                 written.append(self.buffers[stream])
             else:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from thalweg.engine.graph import Lane, Node
+from thalweg.engine.tables import Bucket
 
 LAYOUTS: Mapping[str, str] = {
     "strided": "the parameter has holes in its storage, or its rows or lines are not stretches of it",
@@ -31,11 +32,13 @@ class Numbers:
         row_of: Per tensor, the index of its row of host values.
         host: By node, a value per row.
         device: By node, float64: an entry per tensor, one for all tensors, or one per row, line, ... of each.
+        where: The device on which those are.
     """
 
     row_of: Sequence[int]
     host: Mapping[Node, Sequence[float]]
     device: Mapping[Node, Tensor]
+    where: torch.device
 
     def of(self, node: Node, tensor: int) -> float | Tensor:
         """One tensor's value of a scalar."""
@@ -43,6 +46,14 @@ class Numbers:
             return self.host[node][self.row_of[tensor]]
         vector = self.device[node]
         return vector[tensor if vector.numel() > 1 else 0]
+
+    def per_tensor(self, node: Node) -> Tensor:
+        """All tensors' values in float64: an entry per tensor, or one for all."""
+        if node.lane != Lane.HOST:
+            return self.device[node]
+        values = self.host[node]
+        x = upload(values, torch.float64, self.where)
+        return x if len(values) == 1 else x[upload(self.row_of, torch.int64, self.where)]
 
 
 def upload(values: Any, dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -70,6 +81,9 @@ _captured: list[Tensor] = []
 class Bound(Protocol):
     """A backend with a bucket's tables built."""
 
+    def asks(self, index: int) -> Sequence[Node]:
+        """What pass `index` needs of the scalar lane; of -1, what `finish` needs."""
+
     def prefetch(self, addresses: array[int]) -> None:
         """Have these cache lines brought near, if it can: objects that are about to be looked at."""
 
@@ -78,3 +92,32 @@ class Bound(Protocol):
 
     def run(self, index: int, numbers: Numbers) -> list[Tensor]:
         """Run pass `index`; return its reductions, float64: per tensor, or per row, line, column."""
+
+    def finish(self, numbers: Numbers) -> None:
+        """After the last pass: write the slots that have a number per line or column."""
+
+
+class ByVector:
+    """Numbers per row, matrix, line and column as the scalar lane computes them, vector by vector."""
+
+    bucket: Bucket
+
+    def asks(self, index: int) -> Sequence[Node]:
+        """What pass `index` needs of the scalar lane; of -1, what `finish` needs."""
+        if index < 0:
+            return tuple(self.bucket.kind.graph.kept.values())
+        program = self.bucket.kind.programs[index]
+        return (*program.columns, *program.vectors)
+
+    def finish(self, numbers: Numbers) -> None:
+        """After the last pass: write the slots that have a number per line or column."""
+        extents, graph = self.bucket.extents, self.bucket.kind.graph
+        for name, node in graph.kept.items():
+            lane = graph.vectors[name]
+            x = extents.lift(numbers.per_tensor(node), node.lane, lane).expand(extents.total[lane])
+            slots = [slot.view(-1) for slot in self.bucket.slots[name]]
+            if self.bucket.kind.layout == "differentiable":
+                for slot, part in zip(slots, extents.parts_of(x, lane), strict=True):
+                    slot.copy_(part)
+            else:
+                torch._foreach_copy_(slots, list(extents.parts_of(x, lane)))

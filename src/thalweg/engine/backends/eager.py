@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from thalweg.engine.backends import Numbers
+from thalweg.engine.backends import ByVector, Numbers
 from thalweg.engine.graph import VECTORS, Lane, Node
 from thalweg.engine.ops import OPS
 from thalweg.engine.passes import Body, Branch, Program, Tree
@@ -22,7 +22,7 @@ from thalweg.engine.tables import Bucket
 name = "eager"
 
 
-class Eager:
+class Eager(ByVector):
     """A bucket, run tensor by tensor."""
 
     def __init__(self, bucket: Bucket) -> None:

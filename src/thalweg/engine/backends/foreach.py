@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from thalweg.engine.backends import Numbers
+from thalweg.engine.backends import ByVector, Numbers
 from thalweg.engine.backends.eager import Place, choose, reduce
 from thalweg.engine.graph import VECTORS, Lane, Node
 from thalweg.engine.ops import OPS
@@ -30,7 +30,7 @@ Piece = tuple[int, int, int]
 """A tensor's index, and where the piece begins and ends in it."""
 
 
-class Foreach:
+class Foreach(ByVector):
     """A bucket, run batch by batch."""
 
     def __init__(self, bucket: Bucket) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from thalweg.engine.backends import LAYOUTS, Numbers, triton_source, upload
+from thalweg.engine.backends import LAYOUTS, ByVector, Numbers, triton_source, upload
 from thalweg.engine.graph import VECTORS, Lane
 from thalweg.engine.passes import Program
 from thalweg.engine.sums import COLUMN_BLOCK
@@ -263,11 +263,11 @@ class Pass:
         return torch.stack(every, 1).to(self.real)
 
 
-class Fused:
+class Fused(ByVector):
     """A bucket with its kernels and their tables."""
 
     def __init__(self, bucket: Bucket) -> None:
-        self.device = bucket.kind.device
+        self.bucket, self.device = bucket, bucket.kind.device
         self.tables = Tables(bucket)
         kernels = load(source_of(bucket.kind))
         self.passes = [
