@@ -14,7 +14,7 @@ from torch import nn
 
 from thalweg import groups
 from thalweg.catalogue import create_optimizer
-from thalweg.catalogue.names import read
+from thalweg.catalogue.names import Named, read
 from thalweg.engine.averages import keeps_average
 from thalweg.engine.optimizer import Optimizer
 from thalweg.errors import ArgumentError, ArgumentTypeError, CheckpointError
@@ -25,7 +25,14 @@ from thalweg.integrations.ultralytics.kept import (
     take_whole,
     unwrapped,
 )
-from thalweg.integrations.ultralytics.values import is_theirs, momentum_arguments, settled
+from thalweg.integrations.ultralytics.values import (
+    contradicted,
+    is_theirs,
+    momentum_arguments,
+    settled,
+    written,
+)
+from thalweg.recipe import ModelAverage
 
 MODULE = __name__.rpartition(".")[0]
 PREFIX = "Thalweg"  # of class names; Ultralytics' callbacks ask for "Trainer" in it
@@ -116,6 +123,11 @@ def trainer_class(name: str) -> type[Any] | None:
     return None
 
 
+def is_number(x: Any) -> bool:
+    """Whether it is one of the numbers that a log line tells: no switch, nothing unset."""
+    return isinstance(x, (int, float, tuple)) and not isinstance(x, bool)
+
+
 def _always_one(epoch: float) -> float:  # noqa: ARG001
     return 1.0
 
@@ -137,10 +149,22 @@ class ThalwegTrainer(Epochs):
     def __init__(self, cfg: Any = None, overrides: Any = None, _callbacks: Any = None) -> None:
         parent: Any = super()
         filled = settled(overrides or {})
-        self._filled = [key for key in filled if key not in (overrides or {})]
+        known = {**(overrides or {}), **self._written(filled)}
+        self._filled = [key for key in filled if key not in known]
         given = {} if cfg is None else {"cfg": cfg}
         parent.__init__(**given, overrides=filled, _callbacks=_callbacks)
         self._refuse_to_lose_settings()
+        other = contradicted(overrides or {}, self.args) if getattr(self, "resume", False) else None
+        if other is not None:
+            raise CheckpointError(
+                f"the training that is resumed has {other}: leave it out, or begin a new training from these "
+                "weights, without resume"
+            )
+
+    @staticmethod
+    def _written(filled: dict[str, Any]) -> dict[str, Any]:
+        name = filled.get("optimizer")
+        return {} if filled.get("resume") or is_theirs(name) else written(read(str(name)))
 
     def _refuse_to_lose_settings(self) -> None:
         """Ultralytics 8.3 starts processes that import the trainer by its name."""
@@ -177,19 +201,19 @@ class ThalwegTrainer(Epochs):
         if "weight_decay" not in inspect.signature(named.cls).parameters:
             for group in parts:
                 group.pop("weight_decay")
-        optimizer = create_optimizer(parts, name, lr=lr, **momentum_arguments(named, momentum))
-        self._tell(optimizer, decay, parts.summary)
-        return optimizer
+        numbers = {"lr": lr, **momentum_arguments(named, momentum)}
+        self._tell(named, {**numbers, "weight_decay": decay}, parts.summary)
+        return create_optimizer(parts, name, **numbers)
 
-    def _tell(self, optimizer: torch.optim.Optimizer, decay: float, summary: str) -> None:
+    def _tell(self, named: Named, numbers: dict[str, Any], summary: str) -> None:
         from ultralytics.utils import LOGGER
 
-        group: dict[str, Any] = optimizer.param_groups[0]
-        numbers: dict[str, Any] = {k: group[k] for k in ("lr", "betas", "momentum") if k in group}
-        numbers["weight_decay"] = decay
-        said = ", ".join(f"{k}={v}" for k, v in numbers.items())
-        title = type(optimizer).__name__
-        line = f"{title}({said}), warmup_bias_lr={self.args.warmup_bias_lr}"
+        defaults = {k: p.default for k, p in inspect.signature(named.cls).parameters.items()}
+        used = {k: ({**named.arguments, **numbers}).get(k, x) for k, x in defaults.items()}
+        said = ", ".join(f"{k}={x}" for k, x in used.items() if is_number(x))
+        title = named.cls.__name__
+        whole = " + ".join([f"{title}({said})", *map(repr, named.options)])
+        line = f"{whole}, warmup_bias_lr={self.args.warmup_bias_lr}"
         if self._filled:
             line += f"; not passed, and so {title}'s own: {', '.join(sorted(self._filled))}"
         LOGGER.info(f"thalweg: {line}\nthalweg: {summary}")
@@ -223,6 +247,11 @@ class ThalwegTrainer(Epochs):
             return
         if callable(self.settings.average):
             self.average = self.settings.average(unwrapped(self.model))
+            if not isinstance(self.average, ModelAverage):
+                raise ArgumentTypeError(
+                    f"average= made {self.average!r}; it is a function of the model that makes a "
+                    "ModelAverage, as partial(ModelAverage, decay=0.999)"
+                )
         value.update = partial(self._update_ema, value.update)
 
     def _update_ema(self, stock: Callable[[nn.Module], None], model: nn.Module) -> None:
@@ -324,5 +353,11 @@ class ThalwegTrainer(Epochs):
                 raise CheckpointError(
                     f"{self.args.model} was trained with {name}={more['settings'][name]}; this trainer has "
                     f"{name}={here}: pass the same to trainer_for()"
+                )
+        for name, here in ({} if self.average is None else self.average.settings).items():
+            if more["average"].get(name) != here:
+                raise CheckpointError(
+                    f"{self.args.model} was trained with an average of {name}={more['average'].get(name)!r}; "
+                    f"this trainer's has {name}={here!r}: pass the same to trainer_for()"
                 )
         return more

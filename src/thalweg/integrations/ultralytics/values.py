@@ -6,7 +6,9 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from thalweg.catalogue import optimizer_info
+import torch
+
+from thalweg.catalogue import create_optimizer, optimizer_info
 from thalweg.catalogue.names import CLASSES, Named, parse, read
 from thalweg.errors import ArgumentError, suggest
 
@@ -36,15 +38,47 @@ def settled(overrides: Mapping[str, Any]) -> dict[str, Any]:
     if filled.get("resume") or is_theirs(filled.get("optimizer")):
         return filled
     named = named_in_training(filled["optimizer"])
-    written = {k: v for k, v in named.arguments.items() if k in ("lr", "weight_decay", "momentum")}
-    if "betas" in named.arguments:
-        written["momentum"] = named.arguments["betas"][0]
-    filled |= {"lr0" if k == "lr" else k: v for k, v in written.items()}
+    filled |= written(named)
     if named.name != "sgd":
         for key, value in own(named).items():
             filled.setdefault(key, value)
         filled.setdefault("warmup_momentum", filled["momentum"])
     return filled
+
+
+def written(named: Named) -> dict[str, Any]:
+    """The numbers in the optimizer's text under Ultralytics' names for them."""
+    given = named.arguments
+    found = {k: given[k] for k in ("weight_decay", "momentum") if k in given}
+    if "lr" in given:
+        found["lr0"] = given["lr"]
+    if "betas" in given:
+        found["momentum"] = given["betas"][0]
+    return found
+
+
+def contradicted(overrides: Mapping[str, Any], args: Any) -> str | None:
+    """What was passed to a training that is resumed, and is not what it has: named, or None.
+
+    Args:
+        overrides: What was passed to `train()`.
+        args: What the training has, from its checkpoint.
+    """
+    for key in (
+        "optimizer",
+        "lr0",
+        "momentum",
+        "weight_decay",
+        "warmup_bias_lr",
+        "warmup_momentum",
+    ):
+        passed, has = overrides.get(key), getattr(args, key, None)
+        if passed is None or passed == has:
+            continue
+        texts = [str(x) for x in (passed, has)]
+        if key != "optimizer" or any(map(is_theirs, texts)) or parse(texts[0]) != parse(texts[1]):
+            return f"{key}={has!r}, and {key}={passed!r} was passed"
+    return None
 
 
 def own(named: Named) -> dict[str, Any]:
@@ -74,6 +108,8 @@ def momentum_arguments(named: Named, momentum: float) -> dict[str, Any]:
 def named_in_training(text: str) -> Named:
     """What the text names, if a trainer that passes no closure can run it on any model.
 
+    It is made once, around a parameter of its own: a wrong argument is refused before anything is written.
+
     Raises:
         ValueError: It cannot, or the name is unknown.
     """
@@ -92,4 +128,5 @@ def named_in_training(text: str) -> Named:
     ):
         if is_so:
             raise ArgumentError(f"optimizer={text!r} cannot train this model: {why}")
+    create_optimizer([torch.zeros(2, 2, requires_grad=True)], text)
     return named
