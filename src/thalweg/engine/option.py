@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from thalweg.engine.rule import (
+from thalweg.engine.declarations import (
     Declared,
     Group,
     Hyper,
