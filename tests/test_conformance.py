@@ -134,6 +134,7 @@ def climb(optimizer):
     [
         (lambda p: thalweg.AdamW(p, options=[thalweg.options.Average(0.5)]), average),
         (thalweg.AdamWScheduleFree, evaluate),
+        (lambda p: thalweg.AdamW(p, options=[thalweg.options.Lookahead(k=2)]), average),
         (lambda p: thalweg.Lookahead(torch.optim.AdamW(p), k=2), average),
         (lambda p: thalweg.Lookahead(torch.optim.AdamW(p), k=1), lambda o: o.step()),
         (lambda p: thalweg.SAM(thalweg.AdamW(p)), climb),
