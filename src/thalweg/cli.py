@@ -262,8 +262,8 @@ def check(
         str,
         typer.Argument(
             metavar="OPTIMIZER",
-            help="A class or a function (params, **overrides), anybody's: torch.optim.SGD, "
-            "package.module:attribute, 'torch.optim.SGD(momentum=0.9)'; or a name with options, "
+            help="A class, a function (params, **overrides) or a rule, anybody's: torch.optim.SGD, "
+            "package.module:my_rule, 'torch.optim.SGD(momentum=0.9)'; or a name with options, "
             "'lion + cautious'.",
             show_default=False,
         ),
@@ -288,11 +288,10 @@ def check(
     from rich.console import Console
 
     from thalweg.conformance import check_optimizer
-    from thalweg.conformance.named import named_factory
     from thalweg.conformance.show import show
 
     try:
-        report = check_optimizer(named_factory(optimizer), capabilities=declare or (), checks=only)
+        report = check_optimizer(optimizer, capabilities=declare or (), checks=only)
     except ThalwegError as error:
         typer.echo(f"Error: {error}", err=True)
         raise typer.Exit(2) from None

@@ -130,7 +130,7 @@ def read(text: str) -> Named:
         raise ArgumentError(
             f"unknown optimizer {head!r}.{suggest(head, CLASSES)} Known: {', '.join(sorted(CLASSES))}."
         )
-    chosen = tuple(_option(part, values) for part, values in parts)
+    chosen = tuple(option_named(part, values) for part, values in parts)
     if "*" in given:
         raise ArgumentError(
             f"{head}({given['*'][0]!r}) in {text!r}: write the argument's name, as {head}(weight_decay=0.1)"
@@ -182,7 +182,13 @@ def _part(node: ast.expr, text: str) -> tuple[str, dict[str, Any]]:
     )
 
 
-def _option(name: str, values: dict[str, Any]) -> Option:
+def option_named(name: str, values: Mapping[str, Any]) -> Option:
+    """An option by the name that it has in strings, made; what stands under "*" is passed by position.
+
+    Raises:
+        ValueError: An unknown name (with a suggestion), or a number out of range.
+        TypeError: It does not have such an argument.
+    """
     classes = option_classes()
     cls = classes.get(name) or {_bare(k): c for k, c in classes.items()}.get(_bare(name))
     if cls is None:
@@ -190,7 +196,7 @@ def _option(name: str, values: dict[str, Any]) -> Option:
             f"unknown option {name!r}.{suggest(name, classes)} Known: {', '.join(sorted(classes))}."
         )
     try:
-        return cls(*values.pop("*", ()), **values)
+        return cls(*values.get("*", ()), **{k: v for k, v in values.items() if k != "*"})
     except TypeError as e:
         if isinstance(e, ArgumentTypeError):
             raise
