@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, NoReturn
 
-from thalweg import __version__, list_optimizers, optimizer_info, study
+from thalweg import __version__, list_optimizers, optimizer_info, option_info, study
 from thalweg.errors import ThalwegError, suggest
 from thalweg.study import rates
 
@@ -138,19 +138,25 @@ def list_names(
 
 def info(
     name: Annotated[
-        str, typer.Argument(help="An optimizer, or a composition: 'lion + lookahead(k=5)'.")
+        str,
+        typer.Argument(
+            help="An optimizer, a composition, 'lion + lookahead(k=5)', or an option: 'lookahead'."
+        ),
     ],
 ) -> None:
-    """Tell all about one optimizer: formula, arguments, state, what it takes, paper."""
+    """Tell all about one optimizer or option: formula, arguments, state, what it takes, paper."""
     from rich.console import Console
 
-    from thalweg.catalogue.show import show_info
+    from thalweg.catalogue.option_info import is_option
+    from thalweg.catalogue.show import show_info, show_option
 
     try:
-        found = optimizer_info(name)
+        if is_option(name):
+            show_option(option_info(name), Console())
+        else:
+            show_info(optimizer_info(name), Console())
     except ThalwegError as error:
         _refuse(error)
-    show_info(found, Console())
 
 
 def yolo(context: typer.Context) -> None:

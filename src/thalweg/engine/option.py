@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
@@ -174,9 +175,13 @@ class Option:
     """A chosen option with its numbers: what stands in `options=[...]`, and nowhere else.
 
     Subclasses give a signature and a docstring and name their spec.
+
+    Args:
+        example: Arguments for an example, where they have neither a default nor a declared number.
     """
 
     spec: OptionSpec
+    example: ClassVar[Mapping[str, Any]] = MappingProxyType({})
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
