@@ -1,10 +1,11 @@
-"""Writes docs/algorithms from what Thalweg exports: `python docs/generate.py`."""
+"""Writes docs/algorithms and docs/options.md from what Thalweg exports: `python docs/generate.py`."""
 
 from pathlib import Path
 
-from thalweg.catalogue.pages import pages
+from thalweg.catalogue.pages import options_page, pages
 
 FOLDER = Path(__file__).parent / "algorithms"
+OPTIONS = Path(__file__).parent / "options.md"
 
 
 def main() -> None:
@@ -16,7 +17,8 @@ def main() -> None:
             old.unlink()
     for name, text in wanted.items():
         (FOLDER / name).write_text(text)
-    print(f"{len(wanted)} pages in {FOLDER.name}")
+    OPTIONS.write_text(options_page())
+    print(f"{len(wanted)} pages in {FOLDER.name}, and {OPTIONS.name}")
 
 
 if __name__ == "__main__":

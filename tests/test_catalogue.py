@@ -14,8 +14,9 @@ import thalweg
 from thalweg import ops
 from thalweg import options as opt
 from thalweg.catalogue import info
-from thalweg.catalogue.names import option_classes
-from thalweg.catalogue.pages import pages
+from thalweg.catalogue.names import as_written, option_classes
+from thalweg.catalogue.option_info import in_order
+from thalweg.catalogue.pages import options_page, pages
 from thalweg.catalogue.trial import Trial
 from thalweg.engine.formula import formula
 from thalweg.engine.groups import graph_of, number, resolve
@@ -337,6 +338,26 @@ def test_lists_are_filtered_by_pattern_and_capability():
     [
         (lambda: thalweg.optimizer_info("liom"), ArgumentError, "Did you mean 'lion'?"),
         (lambda: thalweg.optimizer_info("lion + lokahead"), ArgumentError, "'lookahead'?"),
+        (
+            lambda: thalweg.optimizer_info("lookahead"),
+            ArgumentError,
+            "'lookahead' is an option and goes behind an optimizer, as in 'adamw + lookahead(k=6, alpha=0.5)'"
+            "; the wrapper of that name is thalweg.Lookahead(optimizer, k=6, alpha=0.5, momentum='keep'); ",
+        ),
+        (
+            lambda: thalweg.create_optimizer([torch.nn.Parameter(torch.ones(1))], "ClipNorm"),
+            ArgumentError,
+            "'clipnorm' is an option and goes behind an optimizer, as in 'adamw + clip_norm(max_norm=1.0)'",
+        ),
+        (
+            lambda: thalweg.optimizer_info("SAM"),
+            ArgumentError,
+            "'sam' is a wrapper: thalweg.SAM(optimizer, rho=0.05, adaptive=False",
+        ),
+        (lambda: thalweg.optimizer_info("cautous"), ArgumentError, "Did you mean 'cautious'?"),
+        (lambda: thalweg.option_info("cautous"), ArgumentError, "Did you mean 'cautious'?"),
+        (lambda: thalweg.option_info("lion + cautious"), ArgumentError, "name one option"),
+        (lambda: thalweg.option_info(7), ArgumentTypeError, "it is a string"),
         (lambda: thalweg.optimizer_info("lion +"), ArgumentError, "does not read as names"),
         (lambda: thalweg.optimizer_info(7), ArgumentTypeError, "it is a string"),
         (
@@ -413,6 +434,89 @@ def test_pages_in_the_documentation_are_up_to_date(monkeypatch):
     assert {f.name for f in folder.iterdir()} == set(wanted)
     for name, text in wanted.items():
         assert (folder / name).read_text() == text, f"{name}: run python docs/generate.py"
+
+
+def test_the_page_of_options_is_up_to_date():
+    page = (Path(__file__).parent.parent / "docs" / "options.md").read_text()
+    assert page == options_page(), "run python docs/generate.py"
+
+
+def test_the_page_of_options_says_what_there_is_to_say():
+    page = options_page()
+    for name in opt.__all__:
+        assert f"\n## {name}\n" in page
+        assert f"[{name}](#{name.lower()})" in page
+    assert "| after | p -> p | `lookahead`, `average` |" in page
+    section = page.partition("\n## Lookahead\n")[2].partition("\n## ")[0]
+    for part in (
+        '`thalweg.options.Lookahead`, in strings `"adamw + lookahead(k=6, alpha=0.5)"`.',
+        "| `k` | `6` | [1, inf), whole numbers | Steps between syncs, >= 1. |",
+        "- acts at: after, 1 of 2 (p -> p)",
+        "- keeps: `lookahead_slow`, 4 bytes per float32 parameter; numbers: `step`",
+        "- further passes over memory: 0",
+        "- excludes: `schedule_free`",
+        "the wrapper `thalweg.Lookahead(optimizer, k=6,",
+        "sync = t % k == 0",
+        "Reference: Zhang, Lucas, Hinton, Ba 2019, arXiv:1907.08610",
+        ">>> with optimizer.averaged():",
+    ):
+        assert part in section
+    assert "| `max_norm` | must be passed | (0, inf) |" in page
+
+
+OWN_OPTIONS = {n: c for n, c in option_classes().items() if c.__name__ in opt.__all__}
+
+
+@pytest.mark.parametrize("name", OWN_OPTIONS)
+def test_what_is_said_of_an_option_is_what_it_does(name):
+    """Its example makes it; its state, keys and passes are those of an optimizer with it."""
+    found = thalweg.option_info(name)
+    p = torch.nn.Parameter(torch.ones(8, 4))
+    optimizer = thalweg.create_optimizer([p], f"sgd + {found.written}", fused=True)
+    plain = thalweg.SGD([torch.nn.Parameter(torch.ones(8, 4))])
+    p.grad = torch.ones_like(p)
+    optimizer.step()
+    group = optimizer.param_groups[0]
+    held = {k: x for k, x in optimizer.state[p].items() if x is not None}
+    tensors = {k for k, x in held.items() if x.numel() > 1}
+    assert set(found.state) == tensors
+    assert {k for k in held if k not in tensors} <= set(found.numbers)
+    assert set(found.numbers) <= {*held, *group}
+    assert set(found.keys) <= set(group)
+    changed = {k for k in group if k not in plain.param_groups[0]}
+    assert set(found.keys) >= changed - set(found.numbers) - {"train_mode", "decay_initial_lr"}
+    assert f"{found.passes + 1} pass" in optimizer.explain()
+    assert found.cls.spec.name in optimizer.param_groups[0]["options"] or found.cls.spec.builtin
+    assert str(found).startswith(f"{name}: {found.summary}\n\n{found.formula}\n\n")
+    assert thalweg.option_info(name.replace("_", "").upper()) == found
+
+
+def test_an_option_without_example_is_written_with_its_first_word(monkeypatch):
+    monkeypatch.setattr(opt.Decay, "example", {})
+    assert as_written(opt.Decay) == "decay(style='l2', cautious=False)"
+
+
+def test_options_are_told_with_their_arguments():
+    assert thalweg.option_info("cautious").passes == 1
+    assert thalweg.option_info("cautious(rescale=False)").passes == 0
+    assert thalweg.option_info("decay('l2')").formula == "p = p - lr * (g + weight_decay * p)"
+    found = thalweg.option_info("lookahead")
+    assert (found.stations, found.shared) == (("after",), False)
+    assert found.excludes == ("schedule_free",)
+    assert thalweg.option_info("average").excludes == ("schedule_free",)  # which says it itself
+    assert thalweg.option_info("clip_norm").shared
+    assert "ranger" not in found.refused_by
+    assert {"lbfgs", "sparseadam", "sgdschedulefree"} <= set(found.refused_by)
+    assert thalweg.option_info("decay").arguments[0].range.startswith("'l2', 'decoupled', ")
+
+
+def test_the_order_told_is_the_order_that_runs():
+    """Against the graph: what acts later stands later in the formula."""
+    order = in_order(OWN_OPTIONS)
+    assert order["gradient"] == ("maximize", "clip_value", "clip_norm", "centralize", "decay")
+    assert order["direction"] == ("decay", "cautious", "trust_ratio")
+    text = thalweg.optimizer_info("sgd + average + lookahead").formula
+    assert text.index("lookahead_slow =") < text.index("average_ema =")
 
 
 def test_a_page_says_what_there_is_to_say():

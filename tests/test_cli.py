@@ -140,9 +140,32 @@ def test_info_prints_formula_arguments_state_and_paper():
     assert "amsgrad=True:" in run("info", "adam").output
 
 
+def test_info_tells_about_options():
+    for name in ("lookahead", "Lookahead(k=4)"):
+        found = run("info", name)
+        assert found.exit_code == 0, found.output
+        for part in (
+            "sync = t % k == 0",
+            'written  "adamw + lookahead(k=6, alpha=0.5)"'
+            if name == "lookahead"
+            else 'written  "adamw + Lookahead(k=4)"',
+            "acts at  after (p -> p)",
+            "4 (lookahead_slow, step)",
+            "excludes  schedule_free",
+            "thalweg.Lookahead(optimizer, k=6",
+            "arXiv:1907.08610",
+        ):
+            assert part in found.output
+    assert "must be passed" in run("info", "clip_norm").output
+    assert "options, joined by +: average, cautious," in run("list").output
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
+        (["info", "sam"], "'sam' is a wrapper: thalweg.SAM(optimizer, rho=0.05"),
+        (["info", "lookahed"], "Did you mean 'lookahead'?"),
+        (["info", "clip_norm(3, 4)"], "clip_norm: "),
         (["info", "liom"], "unknown optimizer 'liom'. Did you mean 'lion'?"),
         (["list", "adamm"], "No optimizer matches 'adamm'. Did you mean 'adam'?"),
         (["list", "--with", "spars"], "Did you mean 'sparse'?"),

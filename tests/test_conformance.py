@@ -9,6 +9,7 @@ from benchmarks import conformance
 
 import thalweg
 from broken_optimizers import BROKEN, CrashesInForks, Sound
+from thalweg import ops
 from thalweg.conformance import CAPABILITIES, CHECKS, calls, check_optimizer, machine
 from thalweg.conformance.named import named_factory
 from thalweg.errors import ArgumentError
@@ -134,6 +135,7 @@ def climb(optimizer):
     [
         (lambda p: thalweg.AdamW(p, options=[thalweg.options.Average(0.5)]), average),
         (thalweg.AdamWScheduleFree, evaluate),
+        (lambda p: thalweg.AdamW(p, options=[thalweg.options.Lookahead(k=2)]), average),
         (lambda p: thalweg.Lookahead(torch.optim.AdamW(p), k=2), average),
         (lambda p: thalweg.Lookahead(torch.optim.AdamW(p), k=1), lambda o: o.step()),
         (lambda p: thalweg.SAM(thalweg.AdamW(p)), climb),
@@ -288,6 +290,91 @@ def test_optimizers_by_name(spec, momentum):
     assert optimizer.defaults["lr"] == 0.5
 
 
+@thalweg.rule(
+    name="test_conformance_rule",
+    slots=(thalweg.Slot("mean"),),
+    hypers=(thalweg.Hyper("beta", 0.9, low=0.0, high=1.0),),
+)
+def of_users(g, mean, *, beta):
+    mean = ops.lerp(mean, g, 1 - beta)
+    return mean, mean
+
+
+@thalweg.rule(name="test_conformance_broken")
+def divides_by_zero(g):
+    return g / ops.sum(g * g)  # NaN where gradients are zero
+
+
+@thalweg.rule(
+    name="test_conformance_said",
+    sparse=True,
+    refuses_complex="no complex",
+    scalars=(thalweg.Scalar("total", scope="optimizer"),),
+)
+def says_much(g, *, total):
+    return g, total + ops.sum(g * g, over="all")
+
+
+NUMBER = 3
+
+
+def undecorated(g, mean, *, beta):
+    return g, mean
+
+
+def test_a_rule_is_checked_within_its_optimizer():
+    report = check_optimizer(of_users)
+    assert report.ok, report
+    assert report.title == "thalweg.Optimizer(rule=test_conformance_rule)"
+    assert len(report.passed) > 40
+    failed = {o.name for o in check_optimizer(divides_by_zero).failed}
+    assert failed == {"dcp-resume", "dcp-moves-nothing"}
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "test_conformance:of_users",
+        "test_conformance.of_users",
+        "test_conformance:of_users(beta=0.5)",
+    ],
+)
+def test_the_command_takes_a_rule(spec):
+    found = thalweg_check(spec, "--only", "resume", "--only", "repeatable")
+    assert found.exit_code == 0, found.output
+    assert "thalweg.Optimizer(rule=test_conformance_rule): 2 of 2 pass" in found.output
+    assert thalweg_check("test_conformance:divides_by_zero", "--only", "dcp-resume").exit_code == 1
+
+
+def test_a_rule_with_arguments_and_options():
+    build = named_factory("test_conformance:of_users(beta=0.5) + cautious + lookahead(k=2)")
+    (group,) = build([torch.nn.Parameter(torch.zeros(1))], lr=0.5).param_groups
+    assert (group["rule"], group["beta"], group["lr"]) == ("test_conformance_rule", 0.5, 0.5)
+    assert set(group["options"]) == {"cautious", "lookahead"}
+    assert group["lookahead_k"] == 2
+    build = named_factory("thalweg.AdamW(lr=0.25) + average(0.5)")
+    (group,) = build([torch.nn.Parameter(torch.zeros(1))]).param_groups
+    assert (group["lr"], group["average_decay"]) == (0.25, 0.5)
+
+
+def test_what_a_rule_declares_counts():
+    report = check_optimizer(says_much, checks=["complex", "sparse-gradient"])
+    assert report.declared == ("coupled", "real-only", "sparse")
+    assert [o.name for o in report.not_applicable] == ["complex"]
+    report = check_optimizer(
+        "lion + cautious", checks=["resume"], capabilities=["real-only"], title="mine"
+    )
+    assert (report.title, report.declared, report.ok) == ("mine", ("real-only",), True)
+
+
+@pytest.mark.parametrize("given", [NUMBER, thalweg.options.Cautious(), thalweg.options.Cautious])
+def test_what_is_no_optimizer_is_refused(given):
+    with pytest.raises(
+        ArgumentError, match=r"an option; it is checked around|needed is an optimizer"
+    ):
+        check_optimizer(given)
+
+
 class WithoutRate(Sound):
     def __init__(self, params, lr):
         super().__init__(params, lr)
@@ -307,8 +394,24 @@ def test_a_rate_without_default_is_filled_in():
         ("torch.optim.lr_scheduler", "lr_scheduler is a module; needed is an optimizer class"),
         ("torch.optim.SGD(0.1)", "arguments are literals by name"),
         ("torch.optim.SGD(lr=x)", "arguments are literals by name"),
-        ("torch.optim.SGD)(", "could not build"),
-        ("liom", "unknown optimizer 'liom'. Did you mean 'lion'?"),
+        ("torch.optim.SGD)(", "arguments are literals by name"),
+        ("torch.optim.SGD + 3", "options are joined by +"),
+        ("torch.optim.SGD + cautious", "torch.optim.SGD takes no options"),
+        ("thalweg.AdamW + cautius", "unknown option 'cautius'. Did you mean 'cautious'?"),
+        ("liom", "Error: unknown optimizer 'liom'. Did you mean 'lion'?"),
+        ("lion + cautius", "Error: unknown option 'cautius'. Did you mean 'cautious'?"),
+        (
+            "thalweg.options.Cautious",
+            "thalweg.options.Cautious is an option; it is checked around an opt",
+        ),
+        (
+            "test_conformance.NUMBER",
+            "test_conformance.NUMBER is a int; needed is an optimizer class",
+        ),
+        (
+            "test_conformance:undecorated",
+            "an update rule is a function that @thalweg.rule decorates",
+        ),
     ],
 )
 def test_names_that_stand_for_nothing_are_refused_in_one_line(spec, sentence):

@@ -3,7 +3,7 @@
 import importlib as _importlib
 
 from thalweg import errors, ops, options
-from thalweg.catalogue import create_optimizer, list_optimizers, optimizer_info
+from thalweg.catalogue import create_optimizer, list_optimizers, optimizer_info, option_info
 from thalweg.engine.optimizer import Optimizer
 from thalweg.engine.option import Option, option
 from thalweg.engine.rule import Hyper, Rule, Scalar, Slot, Switch, nonzero, rule
@@ -90,6 +90,7 @@ __all__ = [
     "list_optimizers",
     "save",
     "optimizer_info",
+    "option_info",
     "rule",
     "Rule",
     "Slot",

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, NoReturn
 
-from thalweg import __version__, list_optimizers, optimizer_info, study
+from thalweg import __version__, list_optimizers, optimizer_info, option_info, study
 from thalweg.errors import ThalwegError, suggest
 from thalweg.study import rates
 
@@ -138,19 +138,25 @@ def list_names(
 
 def info(
     name: Annotated[
-        str, typer.Argument(help="An optimizer, or a composition: 'lion + lookahead(k=5)'.")
+        str,
+        typer.Argument(
+            help="An optimizer, a composition, 'lion + lookahead(k=5)', or an option: 'lookahead'."
+        ),
     ],
 ) -> None:
-    """Tell all about one optimizer: formula, arguments, state, what it takes, paper."""
+    """Tell all about one optimizer or option: formula, arguments, state, what it takes, paper."""
     from rich.console import Console
 
-    from thalweg.catalogue.show import show_info
+    from thalweg.catalogue.option_info import is_option
+    from thalweg.catalogue.show import show_info, show_option
 
     try:
-        found = optimizer_info(name)
+        if is_option(name):
+            show_option(option_info(name), Console())
+        else:
+            show_info(optimizer_info(name), Console())
     except ThalwegError as error:
         _refuse(error)
-    show_info(found, Console())
 
 
 def yolo(context: typer.Context) -> None:
@@ -262,8 +268,8 @@ def check(
         str,
         typer.Argument(
             metavar="OPTIMIZER",
-            help="A class or a function (params, **overrides), anybody's: torch.optim.SGD, "
-            "package.module:attribute, 'torch.optim.SGD(momentum=0.9)'; or a name with options, "
+            help="A class, a function (params, **overrides) or a rule, anybody's: torch.optim.SGD, "
+            "package.module:my_rule, 'torch.optim.SGD(momentum=0.9)'; or a name with options, "
             "'lion + cautious'.",
             show_default=False,
         ),
@@ -288,11 +294,10 @@ def check(
     from rich.console import Console
 
     from thalweg.conformance import check_optimizer
-    from thalweg.conformance.named import named_factory
     from thalweg.conformance.show import show
 
     try:
-        report = check_optimizer(named_factory(optimizer), capabilities=declare or (), checks=only)
+        report = check_optimizer(optimizer, capabilities=declare or (), checks=only)
     except ThalwegError as error:
         typer.echo(f"Error: {error}", err=True)
         raise typer.Exit(2) from None

@@ -278,7 +278,7 @@ WRAPPERS = (
         ("tests/test_wrappers.py -k lookahead",),
     ),
     Edit(
-        "wrapper-averaged-keeps-slow", "wrappers/lookahead.py",
+        "wrapper-averaged-keeps-slow", "engine/averages.py",
         "_fill(kept)", "pass", "averaged() leaves the slow weights behind",
         ("tests/test_wrappers_state.py -k averaged",),
     ),

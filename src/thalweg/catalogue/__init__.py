@@ -9,13 +9,16 @@ from thalweg.catalogue.info import (
     optimizer_info,
 )
 from thalweg.catalogue.names import create_optimizer
+from thalweg.catalogue.option_info import OptionInfo, option_info
 
 __all__ = [
     "Argument",
     "Capabilities",
     "OptimizerInfo",
+    "OptionInfo",
     "Variant",
     "create_optimizer",
     "list_optimizers",
     "optimizer_info",
+    "option_info",
 ]

@@ -28,7 +28,7 @@ class Argument:
 
     Args:
         name: As it is passed; "betas[0]" for one of several numbers.
-        default: Without it.
+        default: Without it; `inspect.Parameter.empty` where it must be passed.
         range: The allowed values; empty where nothing is declared.
         meaning: What the docstring says.
         passed: False for what only the group holds.
@@ -39,6 +39,15 @@ class Argument:
     range: str
     meaning: str
     passed: bool = True
+
+    @property
+    def shown(self) -> str:
+        """The default as text."""
+        must_be = self.default is inspect.Parameter.empty
+        return "must be passed" if must_be else repr(self.default)
+
+    def __str__(self) -> str:
+        return f"{self.name} = {self.shown}{f', {self.range}' if self.range else ''}"
 
 
 @dataclass(frozen=True)
@@ -134,9 +143,7 @@ class OptimizerInfo:
         state = self.variants[0].state
         kept = f" ({', '.join(state)})" if state else ""
         lines = [f"{self.name}: {self.summary}", "", self.formula, ""]
-        lines += [
-            f"{a.name} = {a.default!r}{f', {a.range}' if a.range else ''}" for a in self.arguments
-        ]
+        lines += map(str, self.arguments)
         lines += ["", f"state: {self.state_bytes:.4g} bytes per float32 parameter{kept}"]
         lines += [f"takes: {self.capabilities}", f"options: {', '.join(self.options) or 'none'}"]
         lines += [f"paper: {self.paper}"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -16,9 +17,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from thalweg import optim
+from thalweg import optim, wrappers
 from thalweg.engine.arguments import unknown
 from thalweg.engine.option import PUBLIC, Option
+from thalweg.engine.rule import Hyper
 from thalweg.errors import ArgumentError, ArgumentTypeError, suggest
 
 CLASSES: dict[str, type[torch.optim.Optimizer]] = {
@@ -127,10 +129,8 @@ def read(text: str) -> Named:
     (head, given), *parts = parse(text)
     name = head if head in CLASSES else {_bare(k): k for k in CLASSES}.get(_bare(head))
     if name is None:
-        raise ArgumentError(
-            f"unknown optimizer {head!r}.{suggest(head, CLASSES)} Known: {', '.join(sorted(CLASSES))}."
-        )
-    chosen = tuple(_option(part, values) for part, values in parts)
+        raise ArgumentError(_no_optimizer(head))
+    chosen = tuple(option_named(part, values) for part, values in parts)
     if "*" in given:
         raise ArgumentError(
             f"{head}({given['*'][0]!r}) in {text!r}: write the argument's name, as {head}(weight_decay=0.1)"
@@ -138,9 +138,87 @@ def read(text: str) -> Named:
     return Named(name, CLASSES[name], given, chosen)
 
 
+def _no_optimizer(name: str) -> str:
+    """What a name is instead of an optimizer's, or which optimizer's it may have been meant to be."""
+    option, wrapper = known_option(name), wrapper_beside(name)
+    if option is not None:
+        around = f"; the wrapper of that name is {wrapper}" if wrapper else ""
+        return (
+            f"{name!r} is an option and goes behind an optimizer, as in 'adamw + {as_written(option)}'"
+            f"{around}; thalweg info {name}, or thalweg.option_info({name!r}), tells about it"
+        )
+    if wrapper:
+        return f"{name!r} is a wrapper: {wrapper} goes around an optimizer that is made already"
+    known = [*CLASSES, *option_classes()]
+    return f"unknown optimizer {name!r}.{suggest(name, known)} Known: {', '.join(sorted(CLASSES))}."
+
+
+def wrapper_beside(name: str) -> str:
+    """The call of the wrapper of this name, in any case; empty where there is none."""
+    found = {n.lower(): n for n in wrappers.__all__}.get(_bare(name.lower()))
+    if found is None:
+        return ""
+    parameters = inspect.signature(getattr(wrappers, found)).parameters.values()
+    given = [p.name if p.default is p.empty else f"{p.name}={p.default!r}" for p in parameters]
+    return f"thalweg.{found}({', '.join(given)})"
+
+
+def as_written(cls: type[Option]) -> str:
+    """An option with its arguments as a string has it: their defaults, or where they have none an example.
+
+    Example:
+        >>> from thalweg.catalogue.names import as_written
+        >>> from thalweg.options import ClipNorm, Decay
+        >>> as_written(ClipNorm), as_written(Decay)
+        ('clip_norm(max_norm=1.0)', "decay(style='independent', cautious=False)")
+    """
+    name, declared = _snake(cls.__name__), cls.spec.arguments()
+    given = dict(cls.example)
+    for p in inspect.signature(cls).parameters.values():
+        if p.name in given:
+            continue
+        number = declared.get(p.name)
+        if p.default is not p.empty:
+            given[p.name] = p.default
+        elif isinstance(number, Hyper):
+            given[p.name] = number.default
+        else:
+            given[p.name] = next(iter(choices(cls, p.name)), None)
+    if not given:
+        return name
+    return f"{name}({', '.join(f'{k}={v!r}' for k, v in given.items())})"
+
+
+def choices(cls: type[Option], argument: str) -> tuple[Any, ...]:
+    """The words that an option's argument may be; none where it is not one of some words."""
+    hint = typing.get_type_hints(cls.__init__).get(argument)
+    return typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else ()
+
+
 def option_classes() -> dict[str, type[Option]]:
     """Every option by the name that it has in strings."""
     return {_snake(cls.__name__): cls for cls in PUBLIC.values()}
+
+
+def known_option(name: str) -> type[Option] | None:
+    """The option of this name in strings, with or without underscores; None where there is none."""
+    classes = option_classes()
+    return classes.get(name) or {_bare(k): c for k, c in classes.items()}.get(_bare(name))
+
+
+def option_class(name: str) -> type[Option]:
+    """The option of this name.
+
+    Raises:
+        ValueError: There is none (with a suggestion).
+    """
+    cls = known_option(name)
+    if cls is None:
+        known = option_classes()
+        raise ArgumentError(
+            f"unknown option {name!r}.{suggest(name, known)} Known: {', '.join(sorted(known))}."
+        )
+    return cls
 
 
 def parse(text: str) -> list[tuple[str, dict[str, Any]]]:
@@ -182,15 +260,16 @@ def _part(node: ast.expr, text: str) -> tuple[str, dict[str, Any]]:
     )
 
 
-def _option(name: str, values: dict[str, Any]) -> Option:
-    classes = option_classes()
-    cls = classes.get(name) or {_bare(k): c for k, c in classes.items()}.get(_bare(name))
-    if cls is None:
-        raise ArgumentError(
-            f"unknown option {name!r}.{suggest(name, classes)} Known: {', '.join(sorted(classes))}."
-        )
+def option_named(name: str, values: Mapping[str, Any]) -> Option:
+    """An option by the name that it has in strings, made; what stands under "*" is passed by position.
+
+    Raises:
+        ValueError: An unknown name (with a suggestion), or a number out of range.
+        TypeError: It does not have such an argument.
+    """
+    cls = option_class(name)
     try:
-        return cls(*values.pop("*", ()), **values)
+        return cls(*values.get("*", ()), **{k: v for k, v in values.items() if k != "*"})
     except TypeError as e:
         if isinstance(e, ArgumentTypeError):
             raise

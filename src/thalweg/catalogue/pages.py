@@ -1,11 +1,16 @@
-"""Pages of the documentation, one per optimizer, in Markdown."""
+"""Pages of the documentation in Markdown: one per optimizer, and one of all options."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable
 
+from thalweg import options
 from thalweg.catalogue import docstrings
 from thalweg.catalogue.info import Argument, OptimizerInfo, list_optimizers, optimizer_info
+from thalweg.catalogue.names import option_classes
+from thalweg.catalogue.option_info import MAPS, OptionInfo, in_order, option_info
+from thalweg.engine.option import Station
 
 NOTICE = "<!-- Written by docs/generate.py from the declarations; do not edit. -->"
 
@@ -70,6 +75,81 @@ def page(info: OptimizerInfo) -> str:
     )
 
 
+def options_page() -> str:
+    """All about every option of `thalweg.options`, in the order in which they act."""
+    own = {n: c for n, c in option_classes().items() if c.__name__ in options.__all__}
+    order = in_order(own)
+    names = dict.fromkeys([n for there in order.values() for n in there] + sorted(own))
+    infos = [option_info(name) for name in names]
+    rows = [
+        (
+            f"[{info.cls.__name__}](#{info.cls.__name__.lower()})",
+            info.summary,
+            f"{info.state_bytes:.3g}",
+            str(info.passes),
+            ", ".join(f"`{name}`" for name in info.excludes),
+        )
+        for info in infos
+    ]
+    head = ("option", "what it does", "state, bytes per parameter", "further passes", "excludes")
+    stations = [
+        (station, MAPS[station], ", ".join(f"`{name}`" for name in there))
+        for station, there in order.items()
+    ]
+    return _joined(
+        "# Options",
+        "What can be composed around any optimizer of Thalweg: "
+        "`thalweg.AdamW(params, options=[thalweg.options.Lookahead(k=6)])`, or by name, "
+        '`thalweg.create_optimizer(model, "adamw + lookahead(k=6)")`. The order of the list does not matter: '
+        "gradients, steps and weights pass the stations in this order, and at each its options in theirs.",
+        table(("station", "maps", "options, in order"), stations),
+        "Formulas are printed from the traced update of plain SGD with the option, by default or as it is "
+        "written in its example. State is that of a 128 x 128 matrix in float32, beyond the optimizer's own; "
+        "passes are sweeps over its memory before the one that steps, which read and write nothing but sums. "
+        "An option stands once in a group. Its numbers are keys of the group, which a schedule can drive. In "
+        'the terminal: `thalweg info lookahead`; in Python: `thalweg.option_info("lookahead")`.',
+        table(head, rows),
+        *(_option(info, order) for info in infos),
+        NOTICE,
+    )
+
+
+def _option(info: OptionInfo, order: dict[Station, tuple[str, ...]]) -> str:
+    """A section about one option, without the last line's end."""
+    said = docstrings.sections(info.cls)
+    places = [
+        f"{station}, {order[station].index(info.name) + 1} of {len(order[station])} ({MAPS[station]})"
+        for station in info.stations
+    ]
+    kept = ", ".join(f"`{key}`" for key in info.state) or "no tensor"
+    counted = f"; numbers: {', '.join(f'`{key}`' for key in info.numbers)}" if info.numbers else ""
+    facts = [
+        f"acts at: {'; '.join(places) or 'no station: it is how state is stored'}",
+        f"keys of the group: {', '.join(f'`{key}`' for key in info.keys)}" if info.keys else "",
+        f"keeps: {kept}, {info.state_bytes:.3g} bytes per float32 parameter{counted}",
+        f"further passes over memory: {info.passes}",
+        f"excludes: {', '.join(f'`{name}`' for name in info.excludes)}" if info.excludes else "",
+        f"not around: {', '.join(f'`{name}`' for name in info.refused_by)}"
+        if info.refused_by
+        else "",
+        "the same in all groups" if info.shared else "",
+        f"around any `torch.optim.Optimizer`: the wrapper `{info.wrapper}`" if info.wrapper else "",
+    ]
+    columns = ("name", "default", "allowed", "what it is")
+    return _joined(
+        f"## {info.cls.__name__}",
+        info.summary,
+        docstrings.prose(info.cls),
+        f'`thalweg.options.{info.cls.__name__}`, in strings `"adamw + {info.written}"`.',
+        table(columns, map(_argument, info.arguments)) if info.arguments else "",
+        "\n".join(f"- {fact}" for fact in facts if fact),
+        f"```\n{info.formula}\n```",
+        f"```pycon\n{said['Example']}\n```" if "Example" in said else "",
+        f"Reference: {info.paper}" if info.paper else "",
+        f"Differs: {info.differs}" if info.differs else "",
+    ).rstrip("\n")
+
+
 def table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
     """A table in Markdown."""
     lines = [head, ("---",) * len(head), *rows]
@@ -87,7 +167,8 @@ def _formulas(info: OptimizerInfo) -> list[str]:
 
 def _argument(a: Argument) -> tuple[str, ...]:
     meaning = a.meaning if a.passed else "A key of the group; the class has no argument for it."
-    return f"`{a.name}`", f"`{a.default!r}`", a.range, meaning
+    default = a.shown if a.default is inspect.Parameter.empty else f"`{a.shown}`"
+    return f"`{a.name}`", default, a.range, meaning
 
 
 def _state(info: OptimizerInfo) -> str:

@@ -10,8 +10,9 @@ from rich.table import Table
 from rich.text import Text
 
 from thalweg.catalogue.docstrings import first_sentence
-from thalweg.catalogue.info import OptimizerInfo
-from thalweg.catalogue.names import CLASSES
+from thalweg.catalogue.info import Argument, OptimizerInfo
+from thalweg.catalogue.names import CLASSES, option_classes
+from thalweg.catalogue.option_info import OptionInfo
 from thalweg.catalogue.trial import Trial
 
 
@@ -23,7 +24,8 @@ def show_list(names: Iterable[str], console: Console) -> None:
         table.add_row(Text(name, "bold"), f"{size:.3g}", Text(first_sentence(CLASSES[name])))
     console.print(table)
     console.print(
-        "bytes/param: state per float32 parameter, by default. More: thalweg info NAME",
+        "bytes/param: state per float32 parameter, by default. More: thalweg info NAME\n"
+        f"options, joined by +: {', '.join(sorted(option_classes()))}",
         style="dim",
         highlight=False,
     )
@@ -37,13 +39,28 @@ def show_info(info: OptimizerInfo, console: Console) -> None:
             console.print(Text(f"\nwith {variant.when}:", "dim"))
         console.print(Text(variant.formula), soft_wrap=True)
     console.print()
-    arguments = _table("argument", "default", "allowed", "what it is")
-    for a in info.arguments:
-        meaning = a.meaning if a.passed else "a key of the group"
-        arguments.add_row(Text(a.name, "bold"), repr(a.default), Text(a.range), Text(meaning))
-    console.print(arguments)
+    _show_arguments(info.arguments, console)
     for title, text in _facts(info):
         console.print(Text.assemble((f"{title}  ", "bold"), text))
+
+
+def show_option(info: OptionInfo, console: Console) -> None:
+    """Print all about one option."""
+    console.print(Text.assemble((info.name, "bold"), f"  {info.summary}\n\nsgd with it:"))
+    console.print(Text(info.formula), soft_wrap=True)
+    console.print()
+    if info.arguments:
+        _show_arguments(info.arguments, console)
+    for title, text in info.facts():
+        console.print(Text.assemble((f"{title}  ", "bold"), text))
+
+
+def _show_arguments(given: Iterable[Argument], console: Console) -> None:
+    arguments = _table("argument", "default", "allowed", "what it is")
+    for a in given:
+        meaning = a.meaning if a.passed else "a key of the group"
+        arguments.add_row(Text(a.name, "bold"), Text(a.shown), Text(a.range), Text(meaning))
+    console.print(arguments)
 
 
 def _facts(info: OptimizerInfo) -> list[tuple[str, str]]:

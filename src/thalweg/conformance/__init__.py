@@ -4,8 +4,8 @@
     report = check_optimizer(lambda params, **kw: MyOptimizer(params, **{"lr": 0.1, **kw}))
     assert report.ok, report
 
-Each check is a small function with a name and a reason, in the file of its kind; `thalweg check
-PACKAGE.CLASS` runs them from the command line.
+It takes a rule and a name ("lion + cautious") too. Each check is a small function with a name and a reason,
+in the file of its kind; `thalweg check PACKAGE.CLASS`, or `PACKAGE:my_rule`, runs them from the command line.
 """
 
 from thalweg.conformance import (  # noqa: F401  each registers its checks, in this order

@@ -6,18 +6,22 @@ import time
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from torch.optim import Optimizer
 
 from thalweg.conformance.check import Check, Failed, NotApplicable, chosen, declared
+from thalweg.conformance.named import as_factory, named_factory
 from thalweg.conformance.report import FAIL, NOT_APPLICABLE, PASS, Outcome, Report
 from thalweg.conformance.subject import Factory, Subject
+from thalweg.engine.optimizer import Optimizer as RuleOptimizer
+from thalweg.engine.rule import Rule, find_rule
 from thalweg.errors import ArgumentError
 
 
 def check_optimizer(
-    factory: Factory,
+    factory: Factory | Rule | str,
     *,
     capabilities: Iterable[str] = (),
     checks: Iterable[str] | None = None,
@@ -30,9 +34,12 @@ def check_optimizer(
 
     Args:
         factory: factory(params, **overrides) returns a `torch.optim.Optimizer`; overrides are arguments
-            of the optimizer, such as lr. A class is a factory if it needs nothing but parameters.
+            of the optimizer, such as lr. A class is a factory if it needs nothing but parameters. Or a
+            rule, for `thalweg.Optimizer(params, rule=...)`; or a name as `thalweg check` takes it:
+            "lion + cautious", "package.module:my_rule".
         capabilities: What its author declares (`thalweg.conformance.CAPABILITIES`); the only reason,
-            beside what its own groups and state show, for which a check is not applicable.
+            beside what its own groups and state show, for which a check is not applicable. What a rule
+            declares counts: `sparse`, `refuses_complex`, `refuses_dense`, numbers of the whole optimizer.
         checks: Names of checks; by default all.
         title: What the report calls it; by default its class.
 
@@ -40,7 +47,7 @@ def check_optimizer(
         What passed, what failed with what was expected and got, and what was not applicable with why.
 
     Raises:
-        ArgumentError: An unknown check or capability, or a factory that makes no optimizer.
+        ArgumentError: An unknown check, capability or name, or a factory that makes no optimizer.
 
     Example:
         >>> import torch
@@ -49,15 +56,21 @@ def check_optimizer(
         >>> print(report)
         torch.optim.SGD: 2 of 2 pass, 0 not applicable
     """
-    subject = Subject(factory, declared(capabilities))
+    subject = Subject(_factory(factory), declared(capabilities))
     wanted = chosen(checks)
-    found = _named(subject) if title is None else title
+    built = _built(subject)
+    subject = replace(subject, declared=subject.declared | _said_by_rule(built))
+    found = _named(built) if title is None else title
     start = time.perf_counter()
     outcomes = [_examine(c, subject) for c in wanted]
     return Report(found, tuple(sorted(subject.declared)), outcomes, time.perf_counter() - start)
 
 
-def _named(subject: Subject) -> str:
+def _factory(given: Factory | Rule | str) -> Factory:
+    return named_factory(given) if isinstance(given, str) else as_factory(given, repr(given))
+
+
+def _built(subject: Subject) -> Optimizer:
     """Build it once: what cannot be built is no failure of a check but a wrong factory."""
     try:
         optimizer = subject.make(subject.parameters())
@@ -65,14 +78,36 @@ def _named(subject: Subject) -> str:
         raise ArgumentError(
             f"the factory could not build an optimizer over three parameters: {type(e).__name__}: {e}; "
             "it is called as factory(params); give it a function that fills in the rest, and declare "
-            "matrix-only, sparse-only or closure-required where that is so"
+            "matrix-only, sparse-only or closure-required where that is so; an update rule is a function "
+            "that @thalweg.rule decorates"
         ) from e
     if not isinstance(optimizer, Optimizer):
         raise ArgumentError(
             f"the factory returned a {type(optimizer).__name__}, which is no torch.optim.Optimizer: "
-            "schedulers, scalers and trainers refuse or ignore it"
+            "schedulers, scalers and trainers refuse or ignore it; an update rule is a function that "
+            "@thalweg.rule decorates"
         )
+    return optimizer
+
+
+def _said_by_rule(optimizer: Optimizer) -> frozenset[str]:
+    """What the rule of a `thalweg.Optimizer` declares; a class of its own says more than its rule."""
+    if type(optimizer) is not RuleOptimizer:
+        return frozenset()
+    rule = find_rule(optimizer.param_groups[0]["rule"])
+    said = {
+        "sparse": bool(rule.sparse) and not rule.refuses_dense,
+        "sparse-only": bool(rule.refuses_dense),
+        "real-only": bool(rule.refuses_complex),
+        "coupled": any(s.scope == "optimizer" for s in rule.scalars),
+    }
+    return frozenset(name for name, is_so in said.items() if is_so)
+
+
+def _named(optimizer: Optimizer) -> str:
     cls = type(optimizer)
+    if cls is RuleOptimizer:
+        return f"thalweg.Optimizer(rule={optimizer.param_groups[0]['rule']})"
     package = cls.__module__.split(".")
     public = ".".join(package[:2] if package[0] == "torch" else package[:1])
     return f"{public}.{cls.__name__}"

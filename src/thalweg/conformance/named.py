@@ -1,8 +1,7 @@
-"""Optimizers by name: "lion + cautious", "torch.optim.SGD(momentum=0.9)", "package.module:function"."""
+"""Optimizers by name: "lion + cautious", "torch.optim.SGD(momentum=0.9)", "package.module:my_rule"."""
 
 from __future__ import annotations
 
-import ast
 import inspect
 import re
 from collections.abc import Iterable
@@ -12,11 +11,15 @@ from typing import Any
 from torch.optim import Optimizer
 
 from thalweg.catalogue import create_optimizer
+from thalweg.catalogue.names import option_named, parse, read
 from thalweg.conformance.subject import Factory
+from thalweg.engine.optimizer import Optimizer as RuleOptimizer
+from thalweg.engine.option import Option, OptionSpec
+from thalweg.engine.rule import Rule
 from thalweg.errors import ArgumentError
 from thalweg.importing import import_object
 
-_OWN = re.compile(r"\s*([A-Za-z_]\w*(?:[.:][A-Za-z_]\w*)+)\s*(\(.*\))?\s*", re.S)
+_OWN = re.compile(r"\s*([A-Za-z_]\w*(?:[.:][A-Za-z_]\w*)+)\s*(.*)", re.S)
 LR = 1e-3  # for a class whose lr has no default
 
 
@@ -24,12 +27,13 @@ def named_factory(spec: str) -> Factory:
     """Return what builds the optimizer of this name.
 
     Args:
-        spec: A name with options of Thalweg's own ("lion + cautious"); or a class, or a function
-            (params, **overrides), as "package.Class" or "package.module:attribute", with its arguments in
-            parentheses if it needs any: literals by name. A class whose lr has no default gets 0.001.
+        spec: A name of Thalweg's own ("lion + cautious"); or a class, a function (params, **overrides), or
+            a rule, as "package.Class" or "package.module:attribute", with its arguments in parentheses if
+            it needs any: literals by name. Options follow, joined by +. A class whose lr has no default
+            gets 0.001.
 
     Raises:
-        ArgumentError: It cannot be imported or called, or its arguments are not literals.
+        ArgumentError: It is no such name, cannot be imported or called, or its arguments are not literals.
 
     Example:
         >>> from thalweg.conformance.named import named_factory
@@ -40,39 +44,69 @@ def named_factory(spec: str) -> Factory:
     """
     own = _OWN.fullmatch(spec)
     if own is None:
+        read(spec)  # what is misspelt is said at once
         return partial(_catalogued, spec)
-    found = import_object(own[1])
-    if not callable(found):
-        raise ArgumentError(
-            f"{own[1]} is a {type(found).__name__}; needed is an optimizer class or a function "
-            "(params, lr=...) that returns an optimizer."
-        )
-    arguments = _literals(own[2] or "()", spec)
-    if _needs_lr(found):
+    name, rest = own.groups()
+    found = as_factory(import_object(name), name)
+    arguments, options = _behind(rest, spec)
+    signature = _signature(found)
+    if options:
+        if not {"options", "kwargs"} & set(signature):
+            raise ArgumentError(f"{name} takes no options; {spec!r} needs an argument 'options'")
+        arguments["options"] = options
+    lr = signature.get("lr")
+    if lr is not None and lr.default is lr.empty:
         arguments.setdefault("lr", LR)
     return partial(found, **arguments)
+
+
+def as_factory(found: Any, name: str) -> Factory:
+    """Return what builds an optimizer: around a rule the optimizer that runs it; else what was given.
+
+    Args:
+        found: A rule, a class or a function.
+        name: What messages call it.
+
+    Raises:
+        ArgumentError: It is an option, or cannot be called.
+    """
+    if isinstance(found, Rule):
+        return partial(RuleOptimizer, rule=found)
+    is_option = isinstance(found, type) and issubclass(found, Option)
+    if is_option or isinstance(found, (Option, OptionSpec)):
+        raise ArgumentError(
+            f"{name} is an option; it is checked around an optimizer, as in 'adamw + lookahead(k=6)'"
+        )
+    if not callable(found):
+        raise ArgumentError(
+            f"{name} is a {type(found).__name__}; needed is an optimizer class, a function "
+            "(params, lr=...) that returns an optimizer, or a rule."
+        )
+    made: Factory = found
+    return made
 
 
 def _catalogued(spec: str, params: Iterable[Any], **overrides: Any) -> Optimizer:
     return create_optimizer(params, spec, **overrides)
 
 
-def _literals(text: str, spec: str) -> dict[str, Any]:
+def _behind(rest: str, spec: str) -> tuple[dict[str, Any], list[Option]]:
+    """The arguments and the options behind a dotted name."""
     try:
-        call = ast.parse(f"f{text}", mode="eval").body
-        assert isinstance(call, ast.Call)
-        if not call.args:
-            return {str(k.arg): ast.literal_eval(k.value) for k in call.keywords if k.arg}
-    except (SyntaxError, ValueError, AssertionError):
-        pass
-    raise ArgumentError(
-        f"{spec!r}: arguments are literals by name, as torch.optim.SGD(lr=0.1, momentum=0.9)"
-    )
+        (_, arguments), *parts = parse(f"f{rest}")
+    except ArgumentError:
+        arguments, parts = {"*": ()}, []
+    if "*" in arguments:
+        raise ArgumentError(
+            f"{spec!r}: arguments are literals by name, as torch.optim.SGD(lr=0.1, momentum=0.9); options "
+            "are joined by +"
+        )
+    return arguments, [option_named(name, values) for name, values in parts]
 
 
-def _needs_lr(factory: Any) -> bool:
+def _signature(factory: Factory) -> dict[str, inspect.Parameter]:
     try:
-        lr = inspect.signature(factory).parameters.get("lr")
+        parameters = inspect.signature(factory).parameters.values()
     except (TypeError, ValueError):  # it has no signature to read
-        return False
-    return lr is not None and lr.default is lr.empty
+        return {}
+    return {"kwargs" if p.kind is p.VAR_KEYWORD else p.name: p for p in parameters}

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from thalweg.engine.backends.toolchain import step_threads
 from thalweg.engine.groups import TRAINING, resolve
 from thalweg.engine.rule import Group
 from thalweg.errors import CheckpointError
@@ -32,6 +35,42 @@ def average_of(p: Tensor, state: Mapping[str, Any], group: Group) -> Tensor | No
         elif spec.averages is not None:
             found = state.get(f"{spec.name}_{spec.averages}", found)
     return found
+
+
+def keeps_slow(group: Group) -> bool:
+    """Whether an option of the group keeps slow weights, and nothing in it an average."""
+    return any(s.shows is not None for s in resolve(group).specs) and not keeps_average(group)
+
+
+def slow_weights(groups: Iterable[Group], state: Mapping[Any, Any]) -> dict[Tensor, Tensor]:
+    """The slow weights of every parameter that has some and whose group averages nothing."""
+    found: dict[Tensor, Tensor] = {}
+    for group in filter(keeps_slow, groups):
+        keys = [f"{s.name}_{s.shows}" for s in resolve(group).specs if s.shows is not None]
+        for p in group["params"]:
+            found.update((p, state[p][key]) for key in keys if key in state.get(p, ()))
+    return found
+
+
+@contextmanager
+def holding(values: Mapping[Tensor, Tensor]) -> Iterator[None]:
+    """Within the block parameters hold these values, and after it what they held before, bit for bit.
+
+    Values are copied, never pointers.
+    """
+    with step_threads():
+        kept = {p: p.detach().clone() for p in values}
+    try:
+        _fill(values)
+        yield
+    finally:
+        _fill(kept)
+
+
+def _fill(values: Mapping[Tensor, Tensor]) -> None:
+    with torch.no_grad(), step_threads():
+        for p, value in values.items():
+            p.copy_(value)
 
 
 def check_weights(p: Tensor, state: Mapping[str, Any], group: Group, where: str) -> None:

@@ -22,7 +22,14 @@ from thalweg.engine.arguments import (
     numbers_of,
     taken_at_construction,
 )
-from thalweg.engine.averages import WEIGHTS, average_of, keeps_average
+from thalweg.engine.averages import (
+    WEIGHTS,
+    average_of,
+    holding,
+    keeps_average,
+    keeps_slow,
+    slow_weights,
+)
 from thalweg.engine.backends.choice import check_fusable
 from thalweg.engine.backends.toolchain import step_threads
 from thalweg.engine.checkpoint import all_loaded, check_groups, merged_group
@@ -82,6 +89,7 @@ class Optimizer(Strict, torch.optim.Optimizer):
 
     _plan: Plan | None = None
     _plans: Plans | None = None
+    _shows_slow: bool = False
 
     def __init__(
         self,
@@ -279,6 +287,19 @@ class Optimizer(Strict, torch.optim.Optimizer):
                 }
                 self.state[p] |= {"step": torch.zeros((), dtype=scalar_dtype()), **made}
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state and the groups, as torch does.
+
+        Raises:
+            StepError: The parameters hold Lookahead's slow weights, which nobody could go on from.
+        """
+        self._check_fast("state_dict()")
+        return super().state_dict()
+
+    def __getstate__(self) -> dict[str, Any]:
+        self._check_fast("a copy")
+        return super().__getstate__()
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._plan = self._plans = None
@@ -397,22 +418,37 @@ class Optimizer(Strict, torch.optim.Optimizer):
     def averaged(self) -> Iterator[None]:
         """Within the block the parameters hold their averages: `eval()`, and then `train()`.
 
+        Where a group averages nothing and has `Lookahead`, they hold its slow weights, values copied: within
+        the block there is then no checkpoint and no copy of the optimizer, as of the wrapper's. A parameter
+        that has neither (it never stepped) is left as it is.
+
         Raises:
-            ArgumentError: No group has an option that averages.
+            ArgumentError: No group has an option that averages, or Lookahead.
             StepError: The parameters hold their averages already.
         """
-        if not any(keeps_average(group) for group in self.param_groups):
+        if not any(keeps_average(group) or keeps_slow(group) for group in self.param_groups):
             raise ArgumentError(
                 "averaged() needs an option that averages: options=[thalweg.options.Average(0.999)]"
             )
         self._check_training("averaged()")
         self.eval()
         try:
-            yield
+            slow = slow_weights(self.param_groups, self.state)
+            with holding(slow):
+                self._shows_slow = bool(slow)
+                yield
         finally:
+            self._shows_slow = False
             self.train()
 
+    def _check_fast(self, what: str) -> None:
+        if self._shows_slow:
+            raise StepError(
+                f"{what} inside averaged(): the parameters hold the slow weights; leave the with block first"
+            )
+
     def _check_training(self, what: str) -> None:
+        self._check_fast(what)
         if not all(group.get(TRAINING, True) for group in self.param_groups):
             raise StepError(
                 f"{what} while the parameters hold their averages: call train(), or leave the averaged() "

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
-from thalweg.engine.rule import (
+from thalweg.engine.declarations import (
     Declared,
     Group,
     Hyper,
@@ -57,6 +58,8 @@ class OptionSpec(Declared):
         scope: "optimizer" if all groups must agree on it.
         averages: Name of the slot that holds an average of the weights (`optimizer.averaged()`), or a
             function of (parameter, its state, its group) that gives it.
+        shows: Name of the slot with the weights to evaluate in `optimizer.averaged()` where nothing of the
+            group averages. `optimizer.eval()` leaves the parameters as they are.
         builtin: Whether every optimizer has it: plain keys of the group switch it.
         at_construction: Keys that a group gets from its own numbers when it is added.
     """
@@ -65,6 +68,7 @@ class OptionSpec(Declared):
     excludes: tuple[str, ...] = ()
     scope: Literal["group", "optimizer"] = "group"
     averages: str | Callable[[Tensor, Mapping[str, Any], Group], Tensor] | None = None
+    shows: str | None = None
     builtin: bool = False
     at_construction: Callable[[Group], dict[str, Any]] | None = None
     module: str = ""
@@ -112,6 +116,7 @@ def option(
     excludes: tuple[str, ...] = (),
     scope: Literal["group", "optimizer"] = "group",
     averages: str | Callable[[Tensor, Mapping[str, Any], Group], Tensor] | None = None,
+    shows: str | None = None,
     builtin: bool = False,
     at_construction: Callable[[Group], dict[str, Any]] | None = None,
 ) -> Callable[[Callable[..., Any]], OptionSpec]:
@@ -129,6 +134,7 @@ def option(
         excludes: Names of options that cannot stand beside it.
         scope: "optimizer" if all groups must agree on it.
         averages: Name of the slot that holds an average of the weights, or a function that gives it.
+        shows: Name of the slot with the weights to evaluate where nothing of the group averages.
         builtin: Whether every optimizer has it: plain keys of the group switch it.
         at_construction: Keys that a group gets from its own numbers when it is added.
     """
@@ -144,6 +150,7 @@ def option(
             excludes=excludes,
             scope=scope,
             averages=averages,
+            shows=shows,
             builtin=builtin,
             at_construction=at_construction,
         )
@@ -168,9 +175,13 @@ class Option:
     """A chosen option with its numbers: what stands in `options=[...]`, and nowhere else.
 
     Subclasses give a signature and a docstring and name their spec.
+
+    Args:
+        example: Arguments for an example, where they have neither a default nor a declared number.
     """
 
     spec: OptionSpec
+    example: ClassVar[Mapping[str, Any]] = MappingProxyType({})
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

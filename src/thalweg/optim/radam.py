@@ -118,7 +118,8 @@ class RAdam(Optimizer):
 class Ranger(Optimizer):
     """RAdam with centralized gradients (tensors of two or more dimensions), decoupled decay and Lookahead.
 
-    It is a composition: the RAdam rule with the options Centralize, Decay("decoupled") and Lookahead.
+    It is a composition: the RAdam rule with the options Centralize, Decay("decoupled") and Lookahead, whose
+    slow weights are evaluated by `with optimizer.averaged():`.
 
     Args:
         params: Parameters, named parameters, or groups.

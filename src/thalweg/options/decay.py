@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from thalweg.engine.ops import where
 from thalweg.engine.option import Option, option
@@ -124,6 +124,7 @@ class Decay(Option):
     """
 
     spec = decay
+    example: ClassVar = {"style": "independent"}
 
     def __init__(
         self,

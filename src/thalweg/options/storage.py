@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -31,6 +31,7 @@ class StateDtype(Option):
     """
 
     spec = state_dtype
+    example: ClassVar = {"dtype": "bfloat16"}
 
     def __init__(self, dtype: torch.dtype | str) -> None:
         found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from thalweg.engine.backends.toolchain import step_threads
+from thalweg.engine.averages import holding
 from thalweg.errors import StepError
 from thalweg.options.lookahead import lookahead as option
 from thalweg.wrappers.protocol import check_accepts_closure
@@ -239,14 +239,11 @@ class Lookahead(Wrapper):
         params = [p for group in self.param_groups for p in group["params"]]
         states = {p: self.state.get(p, {}) for p in params}
         slow = {p: state[SLOW] for p, state in states.items() if SLOW in state}
-        with step_threads():
-            kept = {p: p.detach().clone() for p in slow}
         self._averaging = True
         try:
-            _fill(slow)
-            yield
+            with holding(slow):
+                yield
         finally:
-            _fill(kept)
             self._averaging = False
 
 
@@ -255,9 +252,3 @@ def _pull(pairs: Iterable[tuple[Tensor, Tensor]], alpha: float) -> None:
     for slow, fast in elementwise(pairs):
         torch._foreach_lerp_(slow, fast, alpha)
         torch._foreach_copy_(fast, slow)
-
-
-def _fill(values: dict[Tensor, Tensor]) -> None:
-    with torch.no_grad(), step_threads():
-        for p, value in values.items():
-            p.copy_(value)
