@@ -6,7 +6,7 @@ import inspect
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, overload
 
 from torch import Tensor, dtype
@@ -236,18 +236,34 @@ class nonzero:  # noqa: N801 - it reads as a function: read=nonzero("momentum")
         return f"{self.key} != 0"
 
 
+def first_lr(who: str, group: Group) -> float:
+    """The learning rate at construction, for who divides by it.
+
+    Raises:
+        ArgumentError: It is 0.
+    """
+    start = float(group.get("initial_lr", group["lr"]))
+    if start <= 0.0:
+        raise ArgumentError(
+            f"{who} divides by the learning rate at construction, which is {start:g}: start with the "
+            "schedule's peak, and let the schedule lower it"
+        )
+    return start
+
+
 def returns_step(group: Group) -> bool:
     """A switch: whether the group's rule asks for `lr`, so that what it returns is the step itself."""
     return "lr" in find_rule(group["rule"]).asks
 
 
-OWN_DECAY = Hyper("weight_decay", 0.0, low=0.0, at="weight_decay", derived=True)
-"""The group's weight decay, for a rule declared with decay="own" that places it itself."""
-
-
-def decays_itself(group: Group) -> bool:
-    """A switch for such a rule: whether there is decay to place and no Decay option does it instead."""
+def _decays_itself(group: Group) -> bool:
+    """Whether there is decay to place, and no Decay option does it instead."""
     return bool(group["weight_decay"] != 0 and group.get("decay_style") in (None, "own"))
+
+
+OWN_DECAY = Hyper("weight_decay", 0.0, low=0.0, at="weight_decay", derived=True)
+DECAYS_ITSELF = Switch("decays", read=_decays_itself)
+"""What a rule with decay="own" has besides what it declares: the group's decay, and whether to place it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -266,6 +282,11 @@ class Declared:
         chosen = [s for s in self.switches if not s.is_derived]
         hypers = [h for h in self.hypers if not h.derived]
         return {**{h.name: h for h in hypers}, **{s.name: s for s in chosen}}
+
+    def tuples(self) -> dict[str, tuple[Hyper, ...]]:
+        """The group's keys that hold several numbers, and which: a function may ask for such a key whole."""
+        keys = {h.place()[0] for h in self.hypers if h.place()[1] is not None}
+        return {key: tuple(h for h in self.hypers if h.place()[0] == key) for key in keys}
 
     def names(self) -> list[str]:
         """Everything declared, by name."""
@@ -342,7 +363,7 @@ def read_signature(
             f"{owner.name}({', '.join(positional)}): the positional arguments are {leading} tensor(s), "
             f"then the declared slots in order: {wanted or 'none'}; numbers come after a *"
         )
-    numbers = set(owner.names()) - {s.name for s in slots}
+    numbers = {*owner.names(), *owner.tuples()} - {s.name for s in slots}
     if "step" in keywords:
         raise DeclarationError(
             f"{owner.name}: ask for t, the number of this step from 1, not for 'step'"
@@ -360,6 +381,7 @@ def check_used(owner: Declared, asked: frozenset[str]) -> None:
     """Refuse a declaration that nothing uses: it is a misspelling more often than not."""
     used = asked | {s.switch for s in owner.slots} | {s.init for s in owner.slots}
     used |= {s.init for s in owner.scalars}
+    used |= {h.name for key, hypers in owner.tuples().items() if key in asked for h in hypers}
     for name in set(owner.names()) - {s.name for s in owner.slots} - {"step"} - used:
         raise DeclarationError(
             f"{owner.name}: {name!r} is declared but not asked for by the function"
@@ -531,7 +553,8 @@ def rule(
         refuses_sparse: The sentence where it does not.
         refuses_dense: The sentence to refuse dense gradients with, if it does.
         decay: One of DECAYS: what `weight_decay` means where the user does not choose a style; "own" where
-            the rule places it itself, with OWN_DECAY and decays_itself.
+            the rule places it itself: it asks for `weight_decay`, and for `decays`, a switch that is on
+            while there is decay and no Decay option does it instead.
         check: Looks at a group's numbers together and returns a complaint or None.
         says: Sentences to begin errors with about "lr" and "weight_decay", where torch has its own.
         lr_scale: Name of a scalar that multiplies lr where decay uses it.
@@ -568,7 +591,11 @@ def rule(
             at_construction=at_construction,
         )
         new._check_names()
-        read = {h.name for h in hypers if h.derived}  # a number that another declares may be read
+        if decay == "own":
+            new = replace(new, hypers=(*hypers, OWN_DECAY), switches=(*switches, DECAYS_ITSELF))
+            new._check_names()
+        # A number that another declares may be read.
+        read = {h.name for h in new.hypers if h.derived}
         own = {*new.names(), *(h.place()[0] for h in hypers if not h.derived)} - read
         for taken in RESERVED & own:
             raise DeclarationError(f"{new.name}: the name {taken!r} is taken; call it otherwise")
