@@ -20,6 +20,9 @@ from thalweg.engine.sums import COLUMN_BLOCK, LANES, SUM_BLOCK
 
 BLOCK = 256
 """Elements computed together: local arrays of this size stay in the first cache."""
+FAR = 1 << 18
+"""Elements from which a tensor that is written and not read is written past the caches: before a line of a
+cache is overwritten, memory is read. What is smaller may stay there until it is wanted."""
 
 _HEAD = """\
 #include <math.h>
@@ -57,6 +60,33 @@ static inline uint16_t to_bf16(float f) { /* to nearest even; NaN stays NaN */
   union { float f; uint32_t u; } x = {.f = f};
   const uint32_t rounded = (x.u + 0x7FFFu + ((x.u >> 16) & 1u)) >> 16;
   return (uint16_t)(f != f ? 0x7FC0u : rounded);
+}
+"""
+
+_FAR = """
+/* Past the caches. */
+typedef long long far_word __attribute__((vector_size(16), may_alias));
+static inline void put_far(void *to, const void *from, i64 bytes) {
+#ifdef __SSE2__
+  if ((((uintptr_t)to | (uintptr_t)bytes) & 15) == 0) {
+    for (i64 i = 0; i < bytes; i += 16) {
+      far_word word, *const place = (far_word *)((char *)to + i);
+      __builtin_memcpy(&word, (const char *)from + i, 16);
+#ifdef __clang__
+      __builtin_nontemporal_store(word, place);
+#else
+      __builtin_ia32_movntdq(place, word);
+#endif
+    }
+    return;
+  }
+#endif
+  __builtin_memcpy(to, from, bytes);
+}
+static inline void far_is_done(void) { /* before another thread looks */
+#ifdef __SSE2__
+  __builtin_ia32_sfence();
+#endif
 }
 """
 
@@ -144,9 +174,9 @@ class Writer:
         )
         trees += "".join(_COLUMNS.format(name=f"{k}_tree", start=_JOIN[k][1]) for k in kinds)
         bf16 = _BF16 if any(c.name == "bf16" for c in self.codecs.values()) else ""
-        return "\n".join(
-            [head + bf16 + trees, *(self._pass(i, p) for i, p in enumerate(self.programs))]
-        )
+        passes = [self._pass(i, p) for i, p in enumerate(self.programs)]
+        far = _FAR if any("put_far" in text for text in passes) else ""
+        return "\n".join([head + bf16 + trees + far, *passes])
 
     def _pass(self, index: int, program: Program) -> str:
         bodies: list[str] = []
@@ -173,9 +203,13 @@ class Writer:
             return f"{indent}if (s[{column}] != 0) {{\n{yes}\n{indent}}} else {{\n{no}\n{indent}}}"
         if tree.is_empty:
             return f"{indent}return;"
-        name = f"body_{index}_{len(bodies)}"
-        bodies.append(BodyWriter(self, program, tree).text(name))
-        return f"{indent}{name}(T, t, origin, begin, end, s, out);"
+        name, near = f"body_{index}_{len(bodies)}", BodyWriter(self, program, tree)
+        bodies.append(near.text(name))
+        call = "(T, t, origin, begin, end, s, out);"
+        if program.sweep != Lane.ELEMENT or not near.unread:
+            return f"{indent}{name}{call}"
+        bodies.append(BodyWriter(self, program, tree, far=True).text(f"{name}_far"))
+        return f"{indent}if (T->size[t] >= {FAR}) {name}_far{call}\n{indent}else {name}{call}"
 
     @staticmethod
     def _sweep(program: Program, index: int) -> str:
@@ -268,7 +302,7 @@ class Writer:
 class BodyWriter:
     """Writes one straight-line body as a function over a range of one tensor."""
 
-    def __init__(self, writer: Writer, program: Program, body: Body) -> None:
+    def __init__(self, writer: Writer, program: Program, body: Body, *, far: bool = False) -> None:
         self.writer, self.program, self.body = writer, program, body
         self.names = {id(n): f"n{i}" for i, n in enumerate(body.nodes)}
         touched = dict.fromkeys((*body.loads, *body.stores))
@@ -280,6 +314,9 @@ class BodyWriter:
             and writer.codecs[s].dtype == writer.compute
         }
         self.touched = tuple(touched)
+        self.unread = {s for s in self.direct if s not in body.loads}
+        self.far = self.unread if far else set()
+        self.direct -= self.far
 
     def text(self, name: str) -> str:
         """The function."""
@@ -295,7 +332,8 @@ class BodyWriter:
             f"    {line}"
             for line in (*self._decode(), *self._compute(), *self._encode(), *self._accumulate())
         ]
-        return "\n".join([*lines, "  }", "}"])
+        done = ["  far_is_done();"] if self.far else []
+        return "\n".join([*lines, "  }", *done, "}"])
 
     def _blocks(self) -> list[str]:
         """Blocks of BLOCK where something passes through local arrays; else the whole range at once."""
@@ -433,8 +471,10 @@ class BodyWriter:
     def _encode(self) -> list[str]:
         lines = []
         for stream in self.body.stores:
-            if stream not in self.direct:
-                i, codec = self.writer.streams.index(stream), self.writer.codecs[stream]
+            i, codec = self.writer.streams.index(stream), self.writer.codecs[stream]
+            if stream in self.far:
+                lines.append(f"put_far(w_{i} + at, b_{i}, m * (i64)sizeof(real));")
+            elif stream not in self.direct:
                 word = (codec.c_encode or "{0}").format(
                     f"(float)b_{i}[i]" if codec.c_encode else f"b_{i}[i]"
                 )
