@@ -17,6 +17,9 @@ from cases import (
     parameters,
     run,
 )
+from thalweg import Slot, rule
+from thalweg.engine.backends import c_source
+from thalweg.ops import maximum, where
 
 
 def make(
@@ -80,3 +83,35 @@ def test_foreach_agrees_with_eager(rule: str) -> None:
     assert "foreach" in lists.explain()
     for a, b in zip(everything(lists), everything(eager), strict=True):
         torch.testing.assert_close(a, b, rtol=2e-6, atol=1e-7, equal_nan=True)
+
+
+@rule(slots=(Slot("last"), Slot("top")), name="backends_unread")
+def unread(g, last, top, *, t):
+    """One slot that is written without having been read, and one that is where a number says so."""
+    return g, g * 2.0, where(t < 2.0, g, maximum(top, g))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_what_is_written_past_the_caches_has_the_same_bits(dtype):
+    """Large tensors, of whose slots some do not begin or end where what is written at once does."""
+    sizes = [c_source.FAR - 1, c_source.FAR, c_source.FAR + 7]
+    found = []
+    for backend in ({"foreach": False, "fused": False}, {"fused": True}):
+        generator = torch.Generator().manual_seed(3)
+        made = [torch.randn(n, generator=generator).to(dtype) for n in sizes]
+        ps = [torch.nn.Parameter(x) for x in made]
+        optimizers = [
+            thalweg.Optimizer(ps, lr=0.1, rule=unread, **backend),
+            thalweg.ASGD(ps, lr=0.1, **backend),
+        ]
+        for _ in range(2):
+            for p in ps:
+                p.grad = torch.randn(p.shape, generator=generator).to(dtype)
+            for optimizer in optimizers:
+                optimizer.step()
+        if backend["fused"] and dtype != torch.bfloat16:
+            assert all("put_far" in o.explain(source=True) for o in optimizers)
+        found.append([p.detach() for p in ps])
+        found[-1] += [o.state[p][key] for o in optimizers for p in ps for key in o.state[p]]
+    for a, b in zip(*found, strict=True):
+        assert torch.equal(a, b)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, get_type_hints
 
 from torch import Tensor
+from typing_extensions import Unpack as Unpack  # torch depends on it
 
 from thalweg.engine.groups import initial_value, number, resolve
 from thalweg.engine.option import OPTIONS, Option
@@ -22,9 +23,19 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 LR = Hyper("lr", 1e-3, low=0.0, says="Invalid learning rate")
-FLAGS = ("foreach", "maximize", "capturable", "differentiable", "fused")
 TORCH_KEYS = ("decoupled_weight_decay",)
 """Keys of torch's groups that steer a built-in option."""
+
+
+class Flags(TypedDict, total=False):
+    """The keywords that constructors end with: `**flags: Unpack[Flags]`, which `spell_out` makes explicit."""
+
+    foreach: bool | None
+    maximize: bool
+    capturable: bool
+    differentiable: bool
+    fused: bool | None
+    options: Sequence[Option]
 
 
 def as_rule(rule: Any) -> Rule:
@@ -54,7 +65,7 @@ def numbers_of(title: str, rule: Rule, given: Mapping[str, Any]) -> dict[str, An
             found[switch.name] = left.pop(switch.name, switch.default)
     found |= {key: left.pop(key) for key in TORCH_KEYS if key in left}
     if left:
-        names = ["lr", *(h.name for h in rule.hypers), *found, *FLAGS, "options"]
+        names = ["lr", *(h.name for h in rule.hypers), *found, *Flags.__annotations__]
         raise ArgumentTypeError(unknown(title, next(iter(left)), list(dict.fromkeys(names))))
     return found
 
@@ -75,7 +86,28 @@ def _taken(title: str, key: str, hypers: list[Hyper], left: dict[str, Any]) -> A
     return tuple(whole)
 
 
-def passed(given: Mapping[str, Any], *without: str, **instead: Any) -> dict[str, Any]:
+def spell_out(constructor: Callable[..., None], of: Callable[..., None]) -> None:
+    """Let a constructor's `**flags: Unpack[Flags]` look like a keyword each, with type and default.
+
+    Args:
+        constructor: Changed if it has them.
+        of: Whose defaults they have.
+    """
+    kinds = getattr(constructor, "__annotations__", {})
+    if kinds.get("flags") != "Unpack[Flags]":
+        return
+    signature, defaults = inspect.signature(constructor), inspect.signature(of).parameters
+    hints = get_type_hints(Flags)
+    own = [p for p in signature.parameters.values() if p.name != "flags"]
+    own += [defaults[name].replace(annotation=hint) for name, hint in hints.items()]
+    constructor.__signature__ = signature.replace(parameters=own)  # type: ignore[attr-defined]
+    del kinds["flags"]
+    kinds |= hints
+
+
+def passed(
+    given: Mapping[str, Any], *without: str, parts: Sequence[Option] = (), **instead: Any
+) -> dict[str, Any]:
     """A constructor's arguments for the one above it: `super().__init__(**passed(locals(), rule=lion))`.
 
     A class is then its signature and one line, and no argument can be forgotten on the way.
@@ -83,10 +115,23 @@ def passed(given: Mapping[str, Any], *without: str, **instead: Any) -> dict[str,
     Args:
         given: The constructor's `locals()`, before anything else is assigned.
         without: Names that the constructor above does not take.
+        parts: Options to compose with the user's, but for those that the user chose otherwise.
         instead: What it gets besides, or in the place of what was given.
+
+    Raises:
+        TypeError: Something that is no flag was passed on by a subclass.
     """
-    dropped = {"self", "__class__", *without}
-    return {name: value for name, value in given.items() if name not in dropped} | instead
+    found = {k: value for k, value in given.items() if k not in ("self", "__class__", "flags")}
+    flags = given.get("flags", {})
+    for name in flags:
+        if name not in Flags.__annotations__:
+            known = [*found, *Flags.__annotations__]
+            raise ArgumentTypeError(unknown(type(given["self"]).__name__, name, known))
+    found = {name: value for name, value in (found | flags).items() if name not in without}
+    if parts:
+        chosen = found.get("options", ())
+        found["options"] = [*chosen, *(p for p in parts if type(p) not in map(type, chosen))]
+    return found | instead
 
 
 def dissolved(chosen: Sequence[Option]) -> dict[str, Any]:

@@ -243,6 +243,11 @@ class Declared:
         hypers = [h for h in self.hypers if not h.derived]
         return {**{h.name: h for h in hypers}, **{s.name: s for s in chosen}}
 
+    def tuples(self) -> dict[str, tuple[Hyper, ...]]:
+        """The group's keys that hold several numbers, and which: a function may ask for such a key whole."""
+        keys = {h.place()[0] for h in self.hypers if h.place()[1] is not None}
+        return {key: tuple(h for h in self.hypers if h.place()[0] == key) for key in keys}
+
     def names(self) -> list[str]:
         """Everything declared, by name."""
         tensors = [s.name for s in self.slots] + [s.name for s in self.scalars]
@@ -318,7 +323,7 @@ def read_signature(
             f"{owner.name}({', '.join(positional)}): the positional arguments are {leading} tensor(s), "
             f"then the declared slots in order: {wanted or 'none'}; numbers come after a *"
         )
-    numbers = set(owner.names()) - {s.name for s in slots}
+    numbers = {*owner.names(), *owner.tuples()} - {s.name for s in slots}
     if "step" in keywords:
         raise DeclarationError(
             f"{owner.name}: ask for t, the number of this step from 1, not for 'step'"
@@ -336,6 +341,7 @@ def check_used(owner: Declared, asked: frozenset[str]) -> None:
     """Refuse a declaration that nothing uses: it is a misspelling more often than not."""
     used = asked | {s.switch for s in owner.slots} | {s.init for s in owner.slots}
     used |= {s.init for s in owner.scalars}
+    used |= {h.name for key, hypers in owner.tuples().items() if key in asked for h in hypers}
     for name in set(owner.names()) - {s.name for s in owner.slots} - {"step"} - used:
         raise DeclarationError(
             f"{owner.name}: {name!r} is declared but not asked for by the function"

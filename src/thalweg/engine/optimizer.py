@@ -20,6 +20,7 @@ from thalweg.engine.arguments import (
     dissolved,
     naming_what_two_groups_have,
     numbers_of,
+    spell_out,
     taken_at_construction,
 )
 from thalweg.engine.averages import (
@@ -116,6 +117,10 @@ class Optimizer(Strict, torch.optim.Optimizer):
         check_flags(defaults)
         check_numbers(type(self).__name__, defaults, "")
         super().__init__(params, defaults)
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        spell_out(cls.__init__, Optimizer.__init__)
 
     # Groups ---------------------------------------------------------------------------------------
 

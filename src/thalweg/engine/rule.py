@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, overload
 
 from thalweg.engine.declarations import (
@@ -21,6 +21,7 @@ from thalweg.errors import ArgumentError, DeclarationError, suggest
 
 __all__ = [
     "DECAYS",
+    "DECAYS_ITSELF",
     "LATEST",
     "OWN_DECAY",
     "RESERVED",
@@ -32,8 +33,8 @@ __all__ = [
     "Scalar",
     "Slot",
     "Switch",
-    "decays_itself",
     "find_rule",
+    "first_lr",
     "nonzero",
     "returns_step",
     "rule",
@@ -50,18 +51,34 @@ DECAYS = ("l2", "decoupled", "direction", "proximal", "own")
 """What a rule may say that `weight_decay` means for it: a style of the Decay option, or "own"."""
 
 
+def first_lr(who: str, group: Group) -> float:
+    """The learning rate at construction, for who divides by it.
+
+    Raises:
+        ArgumentError: It is 0.
+    """
+    start = float(group.get("initial_lr", group["lr"]))
+    if start <= 0.0:
+        raise ArgumentError(
+            f"{who} divides by the learning rate at construction, which is {start:g}: start with the "
+            "schedule's peak, and let the schedule lower it"
+        )
+    return start
+
+
 def returns_step(group: Group) -> bool:
     """A switch: whether the group's rule asks for `lr`, so that what it returns is the step itself."""
     return "lr" in find_rule(group["rule"]).asks
 
 
-OWN_DECAY = Hyper("weight_decay", 0.0, low=0.0, at="weight_decay", derived=True)
-"""The group's weight decay, for a rule declared with decay="own" that places it itself."""
-
-
-def decays_itself(group: Group) -> bool:
-    """A switch for such a rule: whether there is decay to place and no Decay option does it instead."""
+def _decays_itself(group: Group) -> bool:
+    """Whether there is decay to place, and no Decay option does it instead."""
     return bool(group["weight_decay"] != 0 and group.get("decay_style") in (None, "own"))
+
+
+OWN_DECAY = Hyper("weight_decay", 0.0, low=0.0, at="weight_decay", derived=True)
+DECAYS_ITSELF = Switch("decays", read=_decays_itself)
+"""What a rule with decay="own" has besides what it declares: the group's decay, and whether to place it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -244,7 +261,8 @@ def rule(
         refuses_sparse: The sentence where it does not; torch's own where torch has one.
         refuses_dense: The sentence to refuse dense gradients with, if it does.
         decay: One of DECAYS: what `weight_decay` means where the user does not choose a style; "own" where
-            the rule places it itself, with OWN_DECAY and decays_itself.
+            the rule places it itself: it asks for `weight_decay`, and for `decays`, a switch that is on
+            while there is decay and no Decay option does it instead.
         check: Looks at a group's numbers together and returns a complaint or None.
         says: Sentences to begin errors with about "lr" and "weight_decay", where torch has its own.
         lr_scale: Name of a scalar that multiplies lr where decay uses it: a rule that finds its own rate.
@@ -262,6 +280,10 @@ def rule(
 
     def declare(function: Callable[..., Any]) -> Rule:
         new = Rule(name=name or function.__name__, function=function, **given)
+        new._check_names()
+        if new.decay == "own":
+            switches = (*new.switches, DECAYS_ITSELF)
+            new = replace(new, hypers=(*new.hypers, OWN_DECAY), switches=switches)
         object.__setattr__(new, "asks", _checked(new))
         object.__setattr__(new, "__doc__", function.__doc__)
         _register(new)

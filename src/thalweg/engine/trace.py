@@ -200,12 +200,16 @@ class Tracer:
         hypers = {h.name: h for h in owner.hypers}
         switches = {s.name for s in owner.switches}
         scalars = {s.name: s for s in owner.scalars}
-        found = {}
+        tuples = owner.tuples()
+        found: dict[str, Any] = {}
         for name in asks:
             if name in values:
                 found[name] = values[name]
             elif name in hypers:
                 found[name] = self.input("hyper", hyper_key(hypers[name], label))
+            elif name in tuples:
+                keys = [hyper_key(h, label) for h in tuples[name]]
+                found[name] = tuple(self.input("hyper", key) for key in keys)
             elif name in switches:
                 found[name] = self.setting.switches[label, name]
             elif name in scalars and name != "step":

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from thalweg.engine.arguments import passed
+from thalweg.engine.arguments import Flags, Unpack, passed
 from thalweg.engine.ops import lerp, maximum, sqrt
 from thalweg.engine.optimizer import Optimizer
-from thalweg.engine.option import Option
-from thalweg.engine.rule import Scalar, Slot, Switch, rule
-from thalweg.optim.numbers import betas, epsilon
+from thalweg.engine.rule import Slot, Switch, rule
+from thalweg.optim.numbers import BETAS, epsilon
 
 
 @rule(
@@ -22,15 +18,11 @@ from thalweg.optim.numbers import betas, epsilon
         Slot("exp_avg_var", signed=False),
         Slot("max_exp_avg_var", when="amsgrad", signed=False),
     ),
-    scalars=(Scalar("step"),),
-    hypers=(*betas(0.9, 0.999), epsilon(1e-16)),
+    hypers=(*BETAS, epsilon(1e-16)),
     switches=(Switch("amsgrad"),),
     paper="Zhuang, Tang, Ding, Tatikonda, Dvornek, Papademetris, Duncan 2020, arXiv:2010.07468, Algorithm 2",
 )
-def adabelief(
-    g: Any, exp_avg: Any, exp_avg_var: Any, max_exp_avg_var: Any, *,
-    beta1: Any, beta2: Any, eps: Any, amsgrad: bool, t: Any,
-) -> Any:  # fmt: skip
+def adabelief(g, exp_avg, exp_avg_var, max_exp_avg_var, *, beta1, beta2, eps, amsgrad, t):
     """Gradient mean over the root of the mean square of what the mean did not foresee."""
     exp_avg = lerp(exp_avg, g, 1.0 - beta1)
     exp_avg_var = lerp(exp_avg_var, (g - exp_avg) ** 2, 1.0 - beta2) + eps
@@ -90,13 +82,7 @@ class AdaBelief(Optimizer):
         weight_decay: float = 0,
         amsgrad: bool = False,
         weight_decouple: bool = True,
-        *,
-        foreach: bool | None = None,
-        maximize: bool = False,
-        capturable: bool = False,
-        differentiable: bool = False,
-        fused: bool | None = None,
-        options: Sequence[Option] = (),
+        **flags: Unpack[Flags],
     ) -> None:
         given = passed(locals(), "weight_decouple", rule=adabelief)
         super().__init__(**given, decoupled_weight_decay=weight_decouple)

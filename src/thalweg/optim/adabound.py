@@ -2,62 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from thalweg.engine.arguments import passed
+from thalweg.engine.arguments import Flags, Unpack, passed
 from thalweg.engine.ops import clamp, lerp, maximum, sqrt
 from thalweg.engine.optimizer import Optimizer
-from thalweg.engine.option import Option
-from thalweg.engine.rule import Group, Hyper, Scalar, Slot, Switch, rule
-from thalweg.errors import ArgumentError
-from thalweg.optim.numbers import betas, epsilon
-
-
-def _base_lr(group: Group) -> dict[str, Any]:
-    """The bounds follow the schedule, relative to the learning rate at construction."""
-    start = float(group.get("initial_lr", group["lr"]))
-    if start <= 0.0:
-        raise ArgumentError(
-            f"AdaBound divides by the learning rate at construction, which is {start:g}: start with the "
-            "schedule's peak, and let the schedule lower it"
-        )
-    return {"base_lr": start}
+from thalweg.engine.rule import Hyper, Slot, Switch, first_lr, rule
+from thalweg.optim.numbers import BETAS, EPS, MOMENTS
 
 
 @rule(
-    slots=(
-        Slot("exp_avg"),
-        Slot("exp_avg_sq", signed=False),
-        Slot("max_exp_avg_sq", when="amsbound", signed=False),
-    ),
-    scalars=(Scalar("step"),),
+    slots=(*MOMENTS, Slot("max_exp_avg_sq", when="amsbound", signed=False)),
     hypers=(
-        *betas(0.9, 0.999),
+        *BETAS,
         Hyper("final_lr", 0.1, low=0.0),
         Hyper("gamma", 1e-3, above=0.0, high=1.0, says="Invalid gamma parameter"),
-        epsilon(1e-8),
+        EPS,
         Hyper("base_lr", 1e-3, above=0.0, derived=True),
     ),
     switches=(Switch("amsbound"),),
     paper="Luo, Xiong, Liu, Sun 2019, arXiv:1902.09843, Algorithms 2 and 3",
     decay="l2",
-    at_construction=_base_lr,
+    at_construction=lambda group: {"base_lr": first_lr("AdaBound", group)},
 )
 def adabound(
-    g: Any, exp_avg: Any, exp_avg_sq: Any, max_exp_avg_sq: Any, *,
-    lr: Any, base_lr: Any, beta1: Any, beta2: Any, final_lr: Any, gamma: Any, eps: Any, t: Any,
-    amsbound: bool,
-) -> Any:  # fmt: skip
+    g, exp_avg, exp_avg_sq, max_exp_avg_sq, *, lr, base_lr, beta1, beta2, final_lr, gamma, eps, t
+):
     """The running mean times Adam's rate of each weight, held between bounds that close on final_lr."""
     exp_avg = lerp(exp_avg, g, 1.0 - beta1)
     exp_avg_sq = lerp(exp_avg_sq, g * g, 1.0 - beta2)
-    largest = maximum(max_exp_avg_sq, exp_avg_sq) if amsbound else None
+    largest = None if max_exp_avg_sq is None else maximum(max_exp_avg_sq, exp_avg_sq)
     corrected = lr * sqrt(1.0 - beta2**t) / (1.0 - beta1**t)
-    rate = corrected / (sqrt(largest if amsbound else exp_avg_sq) + eps)
+    rate = corrected / (sqrt(exp_avg_sq if largest is None else largest) + eps)
     final = final_lr * lr / base_lr
     low, high = final * (1.0 - 1.0 / (gamma * t + 1.0)), final * (1.0 + 1.0 / (gamma * t))
     return clamp(rate, low, high) * exp_avg, exp_avg, exp_avg_sq, largest
@@ -117,13 +94,7 @@ class AdaBound(Optimizer):
         eps: float = 1e-8,
         weight_decay: float = 0,
         amsbound: bool = False,
-        *,
-        foreach: bool | None = None,
-        maximize: bool = False,
-        capturable: bool = False,
-        differentiable: bool = False,
-        fused: bool | None = None,
-        options: Sequence[Option] = (),
+        **flags: Unpack[Flags],
     ) -> None:
         super().__init__(**passed(locals(), rule=adabound))
 
@@ -170,12 +141,6 @@ class AMSBound(AdaBound):
         gamma: float = 1e-3,
         eps: float = 1e-8,
         weight_decay: float = 0,
-        *,
-        foreach: bool | None = None,
-        maximize: bool = False,
-        capturable: bool = False,
-        differentiable: bool = False,
-        fused: bool | None = None,
-        options: Sequence[Option] = (),
+        **flags: Unpack[Flags],
     ) -> None:
         super().__init__(**passed(locals(), amsbound=True))

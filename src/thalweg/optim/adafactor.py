@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+from thalweg.engine.arguments import passed
 from thalweg.engine.ops import lerp, maximum, mean, minimum, sqrt
 from thalweg.engine.optimizer import Optimizer
 from thalweg.engine.option import Option
-from thalweg.engine.rule import Hyper, Scalar, Slot, Switch, rule
+from thalweg.engine.rule import Hyper, Slot, Switch, rule
 
 
 def _machine_epsilon(dtype: torch.dtype) -> float:
@@ -25,7 +25,6 @@ def _machine_epsilon(dtype: torch.dtype) -> float:
         Slot("col_var", over=-2, when="factored", signed=False),
         Slot("variance", when="not factored", signed=False),
     ),
-    scalars=(Scalar("step"),),
     hypers=(
         Hyper("beta2_decay", -0.8, high=0.0, closed=True, says="beta2_decay should be <= 0 but is"),
         Hyper(
@@ -48,21 +47,7 @@ def _machine_epsilon(dtype: torch.dtype) -> float:
         "weight_decay": "weight_decay should be >= 0 but is",
     },
 )
-def adafactor(
-    g: Any,
-    row_var: Any,
-    col_var: Any,
-    variance: Any,
-    *,
-    p: Any,
-    lr: Any,
-    t: Any,
-    beta2_decay: Any,
-    eps1: Any,
-    eps2: Any,
-    d: Any,
-    factored: bool,
-) -> Any:
+def adafactor(g, row_var, col_var, variance, *, p, lr, t, beta2_decay, eps1, eps2, d, factored):
     """The gradient over the root of its mean square, of which lines and columns alone are kept."""
     if factored:
         row_var = lerp(row_var, mean(g * g, over=-1), t**beta2_decay)
@@ -139,16 +124,4 @@ class Adafactor(Optimizer):
         fused: bool | None = None,
         options: Sequence[Option] = (),
     ) -> None:
-        super().__init__(
-            params,
-            lr,
-            rule=adafactor,
-            options=options,
-            beta2_decay=beta2_decay,
-            eps=eps,
-            d=d,
-            weight_decay=weight_decay,
-            foreach=foreach,
-            maximize=maximize,
-            fused=fused,
-        )
+        super().__init__(**passed(locals(), rule=adafactor))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
@@ -13,21 +12,21 @@ from thalweg.engine.ops import lerp, sqrt
 from thalweg.engine.optimizer import Optimizer
 from thalweg.engine.option import Option
 from thalweg.engine.rule import Hyper, Scalar, Slot, rule
+from thalweg.optim.numbers import epsilon
 
 
 @rule(
     slots=(Slot("sum", init="initial_accumulator_value", signed=False),),
-    scalars=(Scalar("step"),),
     hypers=(
         Hyper("lr_decay", 0.0, low=0.0),
         Hyper("initial_accumulator_value", 0.0, low=0.0),
-        Hyper("eps", 1e-10, low=0.0, says="Invalid epsilon value"),
+        epsilon(1e-10),
     ),
     paper="Duchi, Hazan, Singer 2011, JMLR 12, section 1.2 (the diagonal form)",
     sparse=True,
     decay="l2",
 )
-def adagrad(g: Any, sum: Any, *, lr_decay: Any, eps: Any, t: Any) -> Any:
+def adagrad(g, sum, *, lr_decay, eps, t):
     """The gradient over the root of the sum of all squares so far."""
     sum = sum + g * g
     return (g / (1.0 + (t - 1.0) * lr_decay)) / (sqrt(sum) + eps), sum
@@ -104,15 +103,12 @@ class Adagrad(Optimizer):
 @rule(
     slots=(Slot("square_avg", signed=False), Slot("acc_delta", signed=False)),
     scalars=(Scalar("step"),),
-    hypers=(
-        Hyper("rho", 0.9, low=0.0, high=1.0, closed=True),
-        Hyper("eps", 1e-6, low=0.0, says="Invalid epsilon value"),
-    ),
+    hypers=(Hyper("rho", 0.9, low=0.0, high=1.0, closed=True), epsilon(1e-6)),
     paper="Zeiler 2012, arXiv:1212.5701, Algorithm 1",
     refuses_sparse="Adadelta does not support sparse gradients",
     decay="l2",
 )
-def adadelta(g: Any, square_avg: Any, acc_delta: Any, *, rho: Any, eps: Any) -> Any:
+def adadelta(g, square_avg, acc_delta, *, rho, eps):
     """The gradient, in units of recent steps over recent gradients."""
     square_avg = lerp(square_avg, g * g, 1.0 - rho)
     delta = sqrt(acc_delta + eps) / sqrt(square_avg + eps) * g

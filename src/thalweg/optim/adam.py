@@ -12,36 +12,20 @@ from thalweg.engine.arguments import passed
 from thalweg.engine.ops import lerp, maximum, sqrt
 from thalweg.engine.optimizer import Optimizer
 from thalweg.engine.option import Option
-from thalweg.engine.rule import Scalar, Slot, Switch, rule
+from thalweg.engine.rule import Slot, Switch, rule
 from thalweg.errors import ArgumentError
-from thalweg.optim.numbers import BETAS, EPS
+from thalweg.optim.numbers import BETAS, EPS, MOMENTS
 
 
 @rule(
-    slots=(
-        Slot("exp_avg"),
-        Slot("exp_avg_sq", signed=False),
-        Slot("max_exp_avg_sq", when="amsgrad", signed=False),
-    ),
-    scalars=(Scalar("step"),),
+    slots=(*MOMENTS, Slot("max_exp_avg_sq", when="amsgrad", signed=False)),
     hypers=(*BETAS, EPS),
     switches=(Switch("amsgrad"),),
     paper="Kingma and Ba 2014, arXiv:1412.6980, Algorithm 1; Reddi et al. 2018, arXiv:1904.09237",
     refuses_sparse="Adam does not support sparse gradients, please consider SparseAdam instead",
     decay="l2",
 )
-def adam(
-    g: Any,
-    exp_avg: Any,
-    exp_avg_sq: Any,
-    max_exp_avg_sq: Any,
-    *,
-    beta1: Any,
-    beta2: Any,
-    eps: Any,
-    amsgrad: bool,
-    t: Any,
-) -> Any:
+def adam(g, exp_avg, exp_avg_sq, max_exp_avg_sq, *, beta1, beta2, eps, amsgrad, t):
     """Gradient mean over the root of its mean square."""
     exp_avg = lerp(exp_avg, g, 1.0 - beta1)
     exp_avg_sq = lerp(exp_avg_sq, g * g, 1.0 - beta2)
@@ -178,21 +162,7 @@ class AdamW(Adam):
         fused: bool | None = None,
         options: Sequence[Option] = (),
     ) -> None:
-        super().__init__(
-            params,
-            lr,
-            betas,
-            eps,
-            weight_decay,
-            amsgrad,
-            foreach=foreach,
-            maximize=maximize,
-            capturable=capturable,
-            differentiable=differentiable,
-            fused=fused,
-            decoupled_weight_decay=True,
-            options=options,
-        )
+        super().__init__(**passed(locals(), decoupled_weight_decay=True))
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """As torch: whatever a checkpoint of Adam's says, AdamW decays as AdamW."""

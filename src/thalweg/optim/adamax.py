@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
@@ -12,19 +11,18 @@ from thalweg.engine.arguments import passed
 from thalweg.engine.ops import lerp, maximum
 from thalweg.engine.optimizer import Optimizer
 from thalweg.engine.option import Option
-from thalweg.engine.rule import Scalar, Slot, rule
+from thalweg.engine.rule import Slot, rule
 from thalweg.optim.numbers import BETAS, EPS
 
 
 @rule(
     slots=(Slot("exp_avg"), Slot("exp_inf", signed=False)),
-    scalars=(Scalar("step"),),
     hypers=(*BETAS, EPS),
     paper="Kingma and Ba 2014, arXiv:1412.6980, Algorithm 2",
     refuses_sparse="Adamax does not support sparse gradients",
     decay="l2",
 )
-def adamax(g: Any, exp_avg: Any, exp_inf: Any, *, beta1: Any, beta2: Any, eps: Any, t: Any) -> Any:
+def adamax(g, exp_avg, exp_inf, *, beta1, beta2, eps, t):
     """Gradient mean over its largest magnitude, which fades."""
     exp_avg = lerp(exp_avg, g, 1.0 - beta1)
     exp_inf = maximum(exp_inf * beta2, abs(g) + eps)

@@ -2,40 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from thalweg.engine.arguments import passed
+from thalweg.engine.arguments import Flags, Unpack, passed
 from thalweg.engine.ops import lerp, sqrt, where
 from thalweg.engine.optimizer import Optimizer
-from thalweg.engine.option import Option
-from thalweg.engine.rule import Scalar, Slot, rule
-from thalweg.optim.numbers import betas, epsilon
+from thalweg.engine.rule import Slot, rule
+from thalweg.optim.numbers import EPS, SQUARE, betas
 from thalweg.options import ClipNorm, Decay
 
 
 @rule(
-    slots=(
-        Slot("exp_avg"),
-        Slot("exp_avg_diff"),
-        Slot("exp_avg_sq", signed=False),
-        Slot("pre_grad"),
-    ),
-    scalars=(Scalar("step"),),
-    hypers=(
-        *betas(0.98, 0.92, 0.99),
-        epsilon(1e-8),
-    ),
+    slots=(Slot("exp_avg"), Slot("exp_avg_diff"), SQUARE, Slot("pre_grad")),
+    hypers=(*betas(0.98, 0.92, 0.99), EPS),
     paper="Xie, Zhou, Li, Lin, Yan 2022, arXiv:2208.06677, Algorithm 1",
     decay="proximal",
 )
-def adan(
-    g: Any, exp_avg: Any, exp_avg_diff: Any, exp_avg_sq: Any, pre_grad: Any, *,
-    beta1: Any, beta2: Any, beta3: Any, eps: Any, t: Any, first: Any,
-) -> Any:  # fmt: skip
+def adan(g, exp_avg, exp_avg_diff, exp_avg_sq, pre_grad, *, beta1, beta2, beta3, eps, t, first):
     """Means of the gradient and of its change, over the root of the mean square of both together."""
     change = where(first, 0.0, g - pre_grad)
     ahead = g + beta2 * change
@@ -100,16 +84,10 @@ class Adan(Optimizer):
         weight_decay: float = 0.0,
         max_grad_norm: float = 0.0,
         no_prox: bool = False,
-        *,
-        foreach: bool | None = None,
-        maximize: bool = False,
-        capturable: bool = False,
-        differentiable: bool = False,
-        fused: bool | None = None,
-        options: Sequence[Option] = (),
+        **flags: Unpack[Flags],
     ) -> None:
         given = passed(locals(), "max_grad_norm", "no_prox", rule=adan)
-        chosen = [*options]
+        chosen = [*flags.get("options", ())]
         if no_prox:
             chosen.append(Decay("decoupled"))
         if max_grad_norm != 0:

@@ -2,37 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from thalweg.engine.arguments import passed
+from thalweg.engine.arguments import Flags, Unpack, passed
 from thalweg.engine.ops import exp, lerp, log, minimum, sqrt, where
 from thalweg.engine.optimizer import Optimizer
-from thalweg.engine.option import Option
-from thalweg.engine.rule import Hyper, Scalar, Slot, rule
-from thalweg.optim.numbers import betas, epsilon
+from thalweg.engine.rule import Hyper, Slot, rule
+from thalweg.optim.numbers import EPS, SQUARE, betas
 
 
 @rule(
-    slots=(Slot("exp_avg_fast"), Slot("exp_avg_slow"), Slot("exp_avg_sq", signed=False)),
-    scalars=(Scalar("step"),),
+    slots=(Slot("exp_avg_fast"), Slot("exp_avg_slow"), SQUARE),
     hypers=(
         *betas(0.9, 0.999, 0.9999),
         Hyper("alpha", 2.0, low=0.0),
         Hyper("beta3_warmup", 0, low=0, integer=True),
         Hyper("alpha_warmup", 0, low=0, integer=True),
-        epsilon(1e-8),
+        EPS,
     ),
     paper="Pagliardini, Ablin, Grangier 2024, arXiv:2409.03137, Algorithm 1",
 )
 def ademamix(
-    g: Any, exp_avg_fast: Any, exp_avg_slow: Any, exp_avg_sq: Any, *,
-    beta1: Any, beta2: Any, beta3: Any, alpha: Any, beta3_warmup: Any, alpha_warmup: Any, eps: Any, t: Any,
-) -> Any:  # fmt: skip
+    g, exp_avg_fast, exp_avg_slow, exp_avg_sq, *, betas, alpha, beta3_warmup, alpha_warmup, eps, t
+):
     """A fast and a slow gradient mean over the root of the mean square."""
+    beta1, beta2, beta3 = betas
     alpha = alpha * where(t < alpha_warmup, t / alpha_warmup, 1.0)
     way = t / beta3_warmup
     length = (1.0 - way) / log(beta1) + way / log(beta3)  # half-lives grow evenly
@@ -99,13 +94,7 @@ class AdEMAMix(Optimizer):
         alpha_warmup: int | None = None,
         eps: float = 1e-8,
         weight_decay: float = 0,
-        *,
-        foreach: bool | None = None,
-        maximize: bool = False,
-        capturable: bool = False,
-        differentiable: bool = False,
-        fused: bool | None = None,
-        options: Sequence[Option] = (),
+        **flags: Unpack[Flags],
     ) -> None:
-        warmups = {"beta3_warmup": beta3_warmup or 0, "alpha_warmup": alpha_warmup or 0}
-        super().__init__(**passed(locals(), "warmups", rule=ademamix, **warmups))
+        beta3_warmup, alpha_warmup = beta3_warmup or 0, alpha_warmup or 0
+        super().__init__(**passed(locals(), rule=ademamix))

@@ -2,35 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from thalweg.engine.arguments import passed
+from thalweg.engine.arguments import Flags, Unpack, passed
 from thalweg.engine.ops import clamp, lerp, maximum, sqrt, where
 from thalweg.engine.optimizer import Optimizer
-from thalweg.engine.option import Option
-from thalweg.engine.rule import Hyper, Scalar, Slot, rule
-from thalweg.optim.numbers import betas, epsilon
+from thalweg.engine.rule import Hyper, rule
+from thalweg.optim.numbers import MOMENTS, betas, epsilon
 
 
 @rule(
-    slots=(Slot("exp_avg"), Slot("exp_avg_sq", signed=False)),
-    scalars=(Scalar("step"),),
-    hypers=(
-        *betas(0.9, 0.9999),
-        epsilon(1e-6),
-        Hyper("clip_exp", 0.25, low=0.0),
-    ),
+    slots=MOMENTS,
+    hypers=(*betas(0.9, 0.9999), epsilon(1e-6), Hyper("clip_exp", 0.25, low=0.0)),
     paper="Taniguchi, Harada, Minegishi, Oshima, Jeong, Nagahara et al. 2024, arXiv:2411.02853, Algorithm 2",
     decay="l2",
 )
-def adopt(
-    g: Any, exp_avg: Any, exp_avg_sq: Any, *,
-    beta1: Any, beta2: Any, eps: Any, clip_exp: Any, t: Any, first: Any,
-) -> Any:  # fmt: skip
+def adopt(g, exp_avg, exp_avg_sq, *, beta1, beta2, eps, clip_exp, t, first):
     """The mean of gradients, each over the root of the mean square that was known before it."""
     bound = (t - 1.0) ** clip_exp
     scaled = clamp(g / maximum(sqrt(exp_avg_sq), eps), -bound, bound)
@@ -92,13 +80,7 @@ class ADOPT(Optimizer):
         clip_exp: float = 0.25,
         weight_decay: float = 0.0,
         decouple: bool = False,
-        *,
-        foreach: bool | None = None,
-        maximize: bool = False,
-        capturable: bool = False,
-        differentiable: bool = False,
-        fused: bool | None = None,
-        options: Sequence[Option] = (),
+        **flags: Unpack[Flags],
     ) -> None:
         given = passed(locals(), "decouple", rule=adopt)
         super().__init__(**given, decoupled_weight_decay=decouple)

@@ -22,14 +22,14 @@ def _average(p: Any, ax: Any, *, mu: Any) -> Any:
 
 @rule(
     slots=(Slot("ax", follows=_average),),
-    scalars=(Scalar("step"), Scalar("eta", init="lr"), Scalar("mu", 1.0)),
+    scalars=(Scalar("eta", init="lr"), Scalar("mu", 1.0)),
     hypers=(Hyper("lambd", 1e-4), Hyper("alpha", 0.75), Hyper("t0", 1e6)),
     paper="Polyak and Juditsky 1992; the schedule of eta: Xu 2011, arXiv:1107.2490",
     refuses_sparse="ASGD does not support sparse gradients",
     decay="l2",
     averages="ax",
 )
-def asgd(g: Any, *, lr: Any, lambd: Any, alpha: Any, t0: Any, eta: Any, p: Any, t: Any) -> Any:
+def asgd(g, *, lr, lambd, alpha, t0, eta, p, t):
     """The step of the size that the last step left, and the sizes of the next."""
     step = eta * g + (eta * lambd) * p
     return step, lr / (1.0 + lambd * lr * t) ** alpha, 1.0 / maximum(1.0, t - t0)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from thalweg.engine.arguments import passed
+from thalweg.engine.arguments import Flags, Unpack, passed
 from thalweg.engine.optimizer import Optimizer
-from thalweg.engine.option import Option
 from thalweg.optim.adam import adam
 from thalweg.options import Decay, TrustRatio
 
@@ -63,14 +60,6 @@ class LAMB(Optimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-6,
         weight_decay: float = 0.0,
-        *,
-        foreach: bool | None = None,
-        maximize: bool = False,
-        capturable: bool = False,
-        differentiable: bool = False,
-        fused: bool | None = None,
-        options: Sequence[Option] = (),
+        **flags: Unpack[Flags],
     ) -> None:
-        given = passed(locals(), rule=adam)
-        parts = [p for p in (Decay("direction"), TrustRatio()) if type(p) not in map(type, options)]
-        super().__init__(**given | {"options": [*options, *parts]})
+        super().__init__(**passed(locals(), rule=adam, parts=(Decay("direction"), TrustRatio())))

@@ -2,39 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from thalweg.engine.arguments import passed
+from thalweg.engine.arguments import Flags, Unpack, passed
 from thalweg.engine.ops import norm, where
 from thalweg.engine.optimizer import Optimizer
-from thalweg.engine.option import Option
-from thalweg.engine.rule import OWN_DECAY, Hyper, Slot, Switch, decays_itself, nonzero, rule
+from thalweg.engine.rule import Hyper, Switch, rule
+from thalweg.optim.numbers import BUFFER, HAS_MOMENTUM
 
 
 @rule(
-    slots=(Slot("momentum_buffer", when="has_momentum"),),
+    slots=(BUFFER,),
     hypers=(
         Hyper("momentum", 0.9, low=0.0),
         Hyper("eeta", 1e-3, above=0.0),
         Hyper("epsilon", 0.0, low=0.0),
-        OWN_DECAY,
     ),
-    switches=(
-        Switch("has_momentum", read=nonzero("momentum")),
-        Switch("decays", read=decays_itself),
-        Switch("has_rows", min_ndim=2),
-    ),
+    switches=(HAS_MOMENTUM, Switch("has_rows", min_ndim=2)),
     paper="You, Gitman, Ginsburg 2017, arXiv:1708.03888, Algorithm 1",
     decay="own",
 )
 def lars(
-    g: Any, momentum_buffer: Any, *, p: Any, momentum: Any, eeta: Any, epsilon: Any, weight_decay: Any,
-    has_momentum: bool, decays: bool, has_rows: bool,
-) -> Any:  # fmt: skip
+    g, momentum_buffer, *, p, momentum, eeta, epsilon, weight_decay, has_momentum, decays, has_rows
+):
     """A decaying sum of gradients, each as long as its tensor times eeta."""
     size, length = norm(p), norm(g)
     ratio = eeta * size / (length + (weight_decay * size if decays else 0.0) + epsilon)
@@ -97,12 +88,6 @@ class LARS(Optimizer):
         weight_decay: float = 1e-4,
         eeta: float = 1e-3,
         epsilon: float = 0.0,
-        *,
-        foreach: bool | None = None,
-        maximize: bool = False,
-        capturable: bool = False,
-        differentiable: bool = False,
-        fused: bool | None = None,
-        options: Sequence[Option] = (),
+        **flags: Unpack[Flags],
     ) -> None:
         super().__init__(**passed(locals(), rule=lars))

@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from thalweg.engine.arguments import passed
+from thalweg.engine.arguments import Flags, Unpack, passed
 from thalweg.engine.ops import lerp, sign
 from thalweg.engine.optimizer import Optimizer
-from thalweg.engine.option import Option
-from thalweg.engine.rule import Hyper, Slot, rule
+from thalweg.engine.rule import Slot, rule
+from thalweg.optim.numbers import betas
 
 
 @rule(
     slots=(Slot("exp_avg"),),
-    hypers=(
-        Hyper("beta1", 0.9, low=0.0, high=1.0, at="betas[0]"),
-        Hyper("beta2", 0.99, low=0.0, high=1.0, at="betas[1]"),
-    ),
+    hypers=betas(0.9, 0.99),
     paper="Chen et al. 2023, arXiv:2302.06675, Algorithm 2",
     advice="lr 3 to 10 times smaller than AdamW's and weight_decay as much larger, so that lr * weight_decay "
     "stays: Chen et al. 2023, arXiv:2302.06675, section 5",
 )
-def lion(g: Any, exp_avg: Any, *, beta1: Any, beta2: Any) -> Any:
+def lion(g, exp_avg, *, beta1, beta2):
     """The sign of the gradient mixed into its running mean."""
     return sign(lerp(exp_avg, g, 1.0 - beta1)), lerp(exp_avg, g, 1.0 - beta2)
 
@@ -71,12 +65,6 @@ class Lion(Optimizer):
         lr: float | Tensor = 1e-4,
         betas: tuple[float, float] = (0.9, 0.99),
         weight_decay: float = 0.0,
-        *,
-        foreach: bool | None = None,
-        maximize: bool = False,
-        capturable: bool = False,
-        differentiable: bool = False,
-        fused: bool | None = None,
-        options: Sequence[Option] = (),
+        **flags: Unpack[Flags],
     ) -> None:
         super().__init__(**passed(locals(), rule=lion))

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from thalweg.engine.arguments import check_spelling, passed
+from thalweg.engine.arguments import Flags, Unpack, check_spelling, passed
 from thalweg.engine.ops import count, lerp, matrix, maximum, sqrt
 from thalweg.engine.optimizer import Optimizer
-from thalweg.engine.option import Option
 from thalweg.engine.rule import Hyper, Slot, Switch, rule
 from thalweg.errors import ArgumentError
 from thalweg.optim.adam import adam
@@ -85,17 +84,7 @@ def _check(group: Mapping[str, Any]) -> str | None:
         "weight_decay": "weight decay should be >= 0 but is",
     },
 )
-def muon(
-    g: Any,
-    momentum_buffer: Any,
-    *,
-    momentum: Any,
-    nesterov: bool,
-    ns_coefficients: tuple[float, float, float],
-    eps: float,
-    ns_steps: int,
-    adjust_lr_fn: str | None,
-) -> Any:
+def muon(g, momentum_buffer, *, momentum, nesterov, ns_coefficients, eps, ns_steps, adjust_lr_fn):
     """The momentum, orthogonalized."""
     momentum_buffer = lerp(momentum_buffer, g, 1.0 - momentum)
     mean = lerp(g, momentum_buffer, momentum) if nesterov else momentum_buffer
@@ -173,13 +162,7 @@ class Muon(Optimizer):
         eps: float = 1e-7,
         ns_steps: int = 5,
         adjust_lr_fn: str | None = None,
-        *,
-        foreach: bool | None = None,
-        maximize: bool = False,
-        capturable: bool = False,
-        differentiable: bool = False,
-        fused: bool | None = None,
-        options: Sequence[Option] = (),
+        **flags: Unpack[Flags],
     ) -> None:
         super().__init__(**passed(locals(), rule=muon))
 
@@ -244,13 +227,7 @@ class MuonAdamW(Optimizer):
         adjust_lr_fn: str | None = "match_rms_adamw",
         betas: tuple[float, float] = (0.9, 0.999),
         adamw_eps: float = 1e-8,
-        *,
-        foreach: bool | None = None,
-        maximize: bool = False,
-        capturable: bool = False,
-        differentiable: bool = False,
-        fused: bool | None = None,
-        options: Sequence[Option] = (),
+        **flags: Unpack[Flags],
     ) -> None:
         for h, value in zip((*BETAS, EPS), (*betas, adamw_eps), strict=True):
             if complaint := h.complaint(value):

@@ -2,40 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from thalweg.engine.arguments import passed
+from thalweg.engine.arguments import Flags, Unpack, passed
 from thalweg.engine.ops import as_stored, lerp, sqrt
 from thalweg.engine.optimizer import Optimizer
-from thalweg.engine.option import Option
-from thalweg.engine.rule import Hyper, Scalar, Slot, rule
-from thalweg.optim.numbers import BETAS, EPS
+from thalweg.engine.rule import Hyper, Scalar, rule
+from thalweg.optim.numbers import BETAS, EPS, MOMENTS
 
 
 @rule(
-    slots=(Slot("exp_avg"), Slot("exp_avg_sq", signed=False)),
-    scalars=(Scalar("step"), Scalar("mu_product", 1.0)),
+    slots=MOMENTS,
+    scalars=(Scalar("mu_product", 1.0),),
     hypers=(*BETAS, EPS, Hyper("momentum_decay", 4e-3, low=0.0)),
     paper="Dozat 2016, ICLR workshop, Algorithm 2",
     refuses_sparse="NAdam does not support sparse gradients",
     decay="l2",
 )
-def nadam(
-    g: Any,
-    exp_avg: Any,
-    exp_avg_sq: Any,
-    *,
-    beta1: Any,
-    beta2: Any,
-    eps: Any,
-    momentum_decay: Any,
-    mu_product: Any,
-    t: Any,
-) -> Any:
+def nadam(g, exp_avg, exp_avg_sq, *, beta1, beta2, eps, momentum_decay, mu_product, t):
     """Adam with the momentum that the next step would have."""
     mu = beta1 * (1.0 - 0.5 * 0.96 ** (t * momentum_decay))
     mu_next = beta1 * (1.0 - 0.5 * 0.96 ** ((t + 1.0) * momentum_decay))
@@ -102,12 +87,6 @@ class NAdam(Optimizer):
         weight_decay: float = 0,
         momentum_decay: float = 4e-3,
         decoupled_weight_decay: bool = False,
-        *,
-        foreach: bool | None = None,
-        maximize: bool = False,
-        capturable: bool = False,
-        differentiable: bool = False,
-        fused: bool | None = None,
-        options: Sequence[Option] = (),
+        **flags: Unpack[Flags],
     ) -> None:
         super().__init__(**passed(locals(), rule=nadam))

@@ -2,36 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from thalweg.engine.arguments import passed
+from thalweg.engine.arguments import Flags, Unpack, passed
 from thalweg.engine.ops import lerp, sqrt, sum, where
 from thalweg.engine.optimizer import Optimizer
-from thalweg.engine.option import Option
-from thalweg.engine.rule import OWN_DECAY, Scalar, Slot, Switch, decays_itself, rule
-from thalweg.optim.numbers import betas, epsilon
+from thalweg.engine.rule import Scalar, Slot, Switch, rule
+from thalweg.optim.numbers import EPS, betas
 
 
 @rule(
     slots=(Slot("exp_avg"),),
     scalars=(Scalar("exp_avg_sq", wide=True),),
-    hypers=(
-        *betas(0.95, 0.98),
-        epsilon(1e-8),
-        OWN_DECAY,
-    ),
-    switches=(Switch("grad_averaging"), Switch("decays", read=decays_itself)),
+    hypers=(*betas(0.95, 0.98), EPS),
+    switches=(Switch("grad_averaging"),),
     paper="Ginsburg, Castonguay, Hrinchuk, Kuchaiev et al. 2019, arXiv:1905.11286, Algorithm 1",
     decay="own",
 )
 def novograd(
-    g: Any, exp_avg: Any, *, p: Any, exp_avg_sq: Any, first: Any,
-    beta1: Any, beta2: Any, eps: Any, weight_decay: Any, decays: bool, grad_averaging: bool,
-) -> Any:  # fmt: skip
+    g, exp_avg, *, p, exp_avg_sq, first, beta1, beta2, eps, weight_decay, decays, grad_averaging
+):
     """A decaying sum of gradients, each over the root of its tensor's mean square norm."""
     square = sum(g * g)
     square = where(first, square, lerp(exp_avg_sq, square, 1.0 - beta2))
@@ -94,12 +85,6 @@ class NovoGrad(Optimizer):
         eps: float = 1e-8,
         weight_decay: float = 0,
         grad_averaging: bool = False,
-        *,
-        foreach: bool | None = None,
-        maximize: bool = False,
-        capturable: bool = False,
-        differentiable: bool = False,
-        fused: bool | None = None,
-        options: Sequence[Option] = (),
+        **flags: Unpack[Flags],
     ) -> None:
         super().__init__(**passed(locals(), rule=novograd))

@@ -1,8 +1,8 @@
-"""Numbers that many rules have, declared in one place."""
+"""Numbers and slots that many rules have, declared in one place."""
 
 from __future__ import annotations
 
-from thalweg.engine.rule import Hyper
+from thalweg.engine.rule import Hyper, Slot, Switch, nonzero
 
 
 def betas(*defaults: float) -> tuple[Hyper, ...]:
@@ -23,3 +23,11 @@ BETAS = betas(0.9, 0.999)
 """Adam's."""
 EPS = epsilon(1e-8)
 """Adam's."""
+SQUARE = Slot("exp_avg_sq", signed=False)
+"""The running mean square."""
+MOMENTS = (Slot("exp_avg"), SQUARE)
+"""The running mean, and the running mean square."""
+BUFFER = Slot("momentum_buffer", when="has_momentum")
+"""SGD's, of a rule with the switch HAS_MOMENTUM."""
+HAS_MOMENTUM = Switch("has_momentum", read=nonzero("momentum"))
+"""Whether the group's momentum is not zero."""

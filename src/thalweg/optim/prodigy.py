@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from thalweg.engine.arguments import passed
+from thalweg.engine.arguments import Flags, Unpack, passed
 from thalweg.engine.ops import abs, lerp, maximum, minimum, sqrt, sum, where
 from thalweg.engine.optimizer import Optimizer
-from thalweg.engine.option import Option
 from thalweg.engine.rule import Hyper, Scalar, Slot, Switch, rule
-from thalweg.optim.numbers import BETAS, EPS
+from thalweg.optim.numbers import BETAS, EPS, MOMENTS
 
 
 def _check(group: Mapping[str, Any]) -> str | None:
@@ -27,14 +26,8 @@ def _check(group: Mapping[str, Any]) -> str | None:
 
 
 @rule(
-    slots=(
-        Slot("exp_avg"),
-        Slot("exp_avg_sq", signed=False),
-        Slot("s"),
-        Slot("p0", init="param"),
-    ),
+    slots=(*MOMENTS, Slot("s"), Slot("p0", init="param")),
     scalars=(
-        Scalar("step"),
         Scalar("d", "d0", scope="optimizer"),
         Scalar("d_max", "d0", scope="optimizer"),
         Scalar("d_numerator", 0.0, scope="optimizer"),
@@ -61,29 +54,29 @@ def _check(group: Mapping[str, Any]) -> str | None:
     refuses={"trust_ratio": "the ratio would replace the rate that the rule finds"},
 )
 def prodigy(
-    g: Any,
-    exp_avg: Any,
-    exp_avg_sq: Any,
-    s: Any,
-    p0: Any,
+    g,
+    exp_avg,
+    exp_avg_sq,
+    s,
+    p0,
     *,
-    p: Any,
-    lr: Any,
-    t: Any,
-    d: Any,
-    d_max: Any,
-    d_numerator: Any,
-    beta1: Any,
-    beta2: Any,
-    beta3: Any,
-    eps: Any,
-    d0: Any,
-    d_coef: Any,
-    growth_rate: Any,
-    use_bias_correction: bool,
-    safeguard_warmup: bool,
-    has_beta3: bool,
-) -> Any:
+    p,
+    lr,
+    t,
+    d,
+    d_max,
+    d_numerator,
+    beta1,
+    beta2,
+    beta3,
+    eps,
+    d0,
+    d_coef,
+    growth_rate,
+    use_bias_correction,
+    safeguard_warmup,
+    has_beta3,
+):
     """Adam with d times lr, and d from how far the weights came along the gradients."""
     correction = sqrt(1.0 - beta2**t) / (1.0 - beta1**t) if use_bias_correction else 1.0
     beta3 = beta3 if has_beta3 else sqrt(beta2)
@@ -169,13 +162,7 @@ class Prodigy(Optimizer):
         d0: float = 1e-6,
         d_coef: float = 1.0,
         growth_rate: float = math.inf,
-        *,
-        foreach: bool | None = None,
-        maximize: bool = False,
-        capturable: bool = False,
-        differentiable: bool = False,
-        fused: bool | None = None,
-        options: Sequence[Option] = (),
+        **flags: Unpack[Flags],
     ) -> None:
         numbers = passed(locals(), "decouple", rule=prodigy)
         super().__init__(**numbers, decoupled_weight_decay=decouple)

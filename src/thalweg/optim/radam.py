@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from thalweg.engine.arguments import passed
+from thalweg.engine.arguments import Flags, Unpack, passed
 from thalweg.engine.ops import lerp, sqrt, where
 from thalweg.engine.optimizer import Optimizer
-from thalweg.engine.option import Option
-from thalweg.engine.rule import Hyper, Scalar, Slot, rule
-from thalweg.optim.numbers import BETAS, EPS
+from thalweg.engine.rule import Hyper, rule
+from thalweg.optim.numbers import BETAS, EPS, MOMENTS
 from thalweg.options import Centralize, Decay, Lookahead
 
 
@@ -28,8 +26,7 @@ def rectified(beta2: Any, t: Any) -> tuple[Any, Any]:
 
 
 @rule(
-    slots=(Slot("exp_avg"), Slot("exp_avg_sq", signed=False)),
-    scalars=(Scalar("step"),),
+    slots=MOMENTS,
     hypers=(*BETAS, EPS, Hyper("n_sma_threshold", 5.0, low=4.0)),
     paper="Liu, Jiang, He, Chen, Liu, Gao, Han 2019, arXiv:1908.03265, Algorithm 2",
     refuses_sparse="RAdam does not support sparse gradients",
@@ -37,17 +34,7 @@ def rectified(beta2: Any, t: Any) -> tuple[Any, Any]:
     "2019, arXiv:1908.03265, section 5",
     decay="l2",
 )
-def radam(
-    g: Any,
-    exp_avg: Any,
-    exp_avg_sq: Any,
-    *,
-    beta1: Any,
-    beta2: Any,
-    eps: Any,
-    n_sma_threshold: Any,
-    t: Any,
-) -> Any:
+def radam(g, exp_avg, exp_avg_sq, *, beta1, beta2, eps, n_sma_threshold, t):
     """Adam once the mean square is trusted; until then the mean alone."""
     exp_avg = lerp(exp_avg, g, 1.0 - beta1)
     exp_avg_sq = lerp(exp_avg_sq, g * g, 1.0 - beta2)
@@ -104,13 +91,7 @@ class RAdam(Optimizer):
         eps: float = 1e-8,
         weight_decay: float = 0,
         decoupled_weight_decay: bool = False,
-        *,
-        foreach: bool | None = None,
-        maximize: bool = False,
-        capturable: bool = False,
-        differentiable: bool = False,
-        fused: bool | None = None,
-        options: Sequence[Option] = (),
+        **flags: Unpack[Flags],
     ) -> None:
         super().__init__(**passed(locals(), rule=radam))
 
@@ -163,19 +144,7 @@ class Ranger(Optimizer):
         betas: tuple[float, float] = (0.95, 0.999),
         eps: float = 1e-5,
         weight_decay: float = 0.0,
-        *,
-        foreach: bool | None = None,
-        maximize: bool = False,
-        capturable: bool = False,
-        differentiable: bool = False,
-        fused: bool | None = None,
-        options: Sequence[Option] = (),
+        **flags: Unpack[Flags],
     ) -> None:
-        own = _composed(options, [Centralize(), Decay("decoupled"), Lookahead(k, alpha)])
-        super().__init__(**passed(locals(), "alpha", "k", "own", rule=radam, options=own))
-
-
-def _composed(options: Sequence[Option], parts: Sequence[Option]) -> list[Option]:
-    """The parts, but for those that the user chose otherwise."""
-    given = {type(o) for o in options}
-    return [*options, *(part for part in parts if type(part) not in given)]
+        own = (Centralize(), Decay("decoupled"), Lookahead(k, alpha))
+        super().__init__(**passed(locals(), "alpha", "k", "own", rule=radam, parts=own))

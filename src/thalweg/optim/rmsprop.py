@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
@@ -12,35 +11,22 @@ from thalweg.engine.arguments import passed
 from thalweg.engine.ops import lerp, maximum, sqrt
 from thalweg.engine.optimizer import Optimizer
 from thalweg.engine.option import Option
-from thalweg.engine.rule import Hyper, Scalar, Slot, Switch, nonzero, rule
-from thalweg.optim.numbers import EPS
+from thalweg.engine.rule import Hyper, Scalar, Slot, Switch, rule
+from thalweg.optim.numbers import BUFFER, EPS, HAS_MOMENTUM
 
 
 @rule(
-    slots=(
-        Slot("square_avg", signed=False),
-        Slot("momentum_buffer", when="has_momentum"),
-        Slot("grad_avg", when="centered"),
-    ),
+    slots=(Slot("square_avg", signed=False), BUFFER, Slot("grad_avg", when="centered")),
     scalars=(Scalar("step"),),
     hypers=(Hyper("momentum", 0.0, low=0.0), Hyper("alpha", 0.99, low=0.0), EPS),
-    switches=(Switch("centered"), Switch("has_momentum", read=nonzero("momentum"))),
+    switches=(Switch("centered"), HAS_MOMENTUM),
     paper="Tieleman and Hinton 2012, Coursera lecture 6.5; centered: Graves 2013, arXiv:1308.0850, eq. 38-45",
     refuses_sparse="RMSprop does not support sparse gradients",
     decay="l2",
 )
 def rmsprop(
-    g: Any,
-    square_avg: Any,
-    momentum_buffer: Any,
-    grad_avg: Any,
-    *,
-    momentum: Any,
-    alpha: Any,
-    eps: Any,
-    centered: bool,
-    has_momentum: bool,
-) -> Any:
+    g, square_avg, momentum_buffer, grad_avg, *, momentum, alpha, eps, centered, has_momentum
+):
     """The gradient over the root of its mean square, or over its standard deviation."""
     square_avg = lerp(square_avg, g * g, 1.0 - alpha)
     variance = square_avg
@@ -48,10 +34,8 @@ def rmsprop(
         grad_avg = lerp(grad_avg, g, 1.0 - alpha)
         variance = maximum(square_avg - grad_avg * grad_avg, 0.0)  # rounding may take it below
     u = g / (sqrt(variance) + eps)
-    if not has_momentum:
-        return u, square_avg, None, grad_avg
-    momentum_buffer = momentum * momentum_buffer + u
-    return momentum_buffer, square_avg, momentum_buffer, grad_avg
+    buffer = momentum * momentum_buffer + u if has_momentum else None
+    return (buffer if has_momentum else u), square_avg, buffer, grad_avg
 
 
 class RMSprop(Optimizer):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
@@ -30,17 +29,7 @@ _ETAS = "Invalid eta values"
     refuses_sparse="Rprop does not support sparse gradients",
     decay="decoupled",
 )
-def rprop(
-    g: Any,
-    prev: Any,
-    step_size: Any,
-    *,
-    etaminus: Any,
-    etaplus: Any,
-    step_size_min: Any,
-    step_size_max: Any,
-    lr: Any,  # noqa: ARG001 - who asks for it returns the step itself: here step_size began as it
-) -> Any:
+def rprop(g, prev, step_size, *, etaminus, etaplus, step_size_min, step_size_max, lr):  # noqa: ARG001 - a step
     """A step against the gradient's sign, of a size that grows while the sign holds."""
     agreement = g * prev
     turned = agreement < 0.0

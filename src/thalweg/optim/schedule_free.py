@@ -12,8 +12,8 @@ from thalweg.engine.arguments import passed
 from thalweg.engine.ops import lerp, sqrt, where
 from thalweg.engine.optimizer import Optimizer
 from thalweg.engine.option import Option
-from thalweg.engine.rule import Hyper, Scalar, Slot, rule
-from thalweg.optim.numbers import EPS
+from thalweg.engine.rule import Hyper, Scalar, rule
+from thalweg.optim.numbers import EPS, SQUARE
 from thalweg.optim.radam import rectified
 from thalweg.options import ScheduleFree
 
@@ -23,22 +23,20 @@ BETA2 = Hyper("beta2", 0.999, low=0.0, high=1.0)
 
 
 @rule(
-    slots=(Slot("exp_avg_sq", signed=False),),
-    scalars=(Scalar("step"),),
+    slots=(SQUARE,),
     hypers=(BETA2, EPS),
     paper="Kingma and Ba 2014, arXiv:1412.6980, Algorithm 1 with beta1 = 0",
     refuses_sparse="a mean square of all elements does not support sparse gradients",
 )
-def root_mean_square(g: Any, exp_avg_sq: Any, *, beta2: Any, eps: Any, t: Any) -> Any:
+def root_mean_square(g, exp_avg_sq, *, beta2, eps, t):
     """The gradient over the root of its mean square."""
     exp_avg_sq = lerp(exp_avg_sq, g * g, 1.0 - beta2)
     return g / (sqrt(exp_avg_sq / (1.0 - beta2**t)) + eps), exp_avg_sq
 
 
 @rule(
-    slots=(Slot("exp_avg_sq", signed=False),),
+    slots=(SQUARE,),
     scalars=(
-        Scalar("step"),
         Scalar("steps", scope="group"),
         Scalar("rectification", "sgd_rate", scope="group"),
     ),
@@ -47,16 +45,7 @@ def root_mean_square(g: Any, exp_avg_sq: Any, *, beta2: Any, eps: Any, t: Any) -
     refuses_sparse="a mean square of all elements does not support sparse gradients",
     lr_scale="rectification",
 )
-def rectified_root_mean_square(
-    g: Any,
-    exp_avg_sq: Any,
-    *,
-    beta2: Any,
-    eps: Any,
-    sgd_rate: Any,
-    steps: Any,
-    t: Any,
-) -> Any:
+def rectified_root_mean_square(g, exp_avg_sq, *, beta2, eps, sgd_rate, steps, t):
     """The gradient over the root of its mean square, once that is trusted; lr follows how far it is.
 
     The rectification that is returned is the next step's: this one's was known before it.
@@ -70,7 +59,7 @@ def rectified_root_mean_square(
 
 
 @rule(decay="decoupled", refuses_sparse="schedule-free SGD does not support sparse gradients")
-def gradient(g: Any) -> Any:
+def gradient(g):
     """The gradient as it is."""
     return g
 

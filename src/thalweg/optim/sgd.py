@@ -12,7 +12,8 @@ from thalweg.engine.arguments import passed
 from thalweg.engine.ops import where
 from thalweg.engine.optimizer import Optimizer
 from thalweg.engine.option import Option
-from thalweg.engine.rule import Hyper, Slot, Switch, nonzero, rule
+from thalweg.engine.rule import Hyper, Switch, rule
+from thalweg.optim.numbers import BUFFER, HAS_MOMENTUM
 
 
 def _nesterov_needs_momentum(group: Mapping[str, Any]) -> str | None:
@@ -22,9 +23,9 @@ def _nesterov_needs_momentum(group: Mapping[str, Any]) -> str | None:
 
 
 @rule(
-    slots=(Slot("momentum_buffer", when="has_momentum"),),
+    slots=(BUFFER,),
     hypers=(Hyper("momentum", 0.0, low=0.0), Hyper("dampening", 0.0)),
-    switches=(Switch("nesterov"), Switch("has_momentum", read=nonzero("momentum"))),
+    switches=(Switch("nesterov"), HAS_MOMENTUM),
     paper="Polyak 1964; Sutskever, Martens, Dahl, Hinton 2013 (ICML)",
     sparse=True,
     advice="lr is another scale, found anew: ResNets were trained with lr=0.1, momentum=0.9, "
@@ -32,16 +33,7 @@ def _nesterov_needs_momentum(group: Mapping[str, Any]) -> str | None:
     decay="l2",
     check=_nesterov_needs_momentum,
 )
-def sgd(
-    g: Any,
-    momentum_buffer: Any,
-    *,
-    momentum: Any,
-    dampening: Any,
-    nesterov: bool,
-    has_momentum: bool,
-    first: Any,
-) -> Any:
+def sgd(g, momentum_buffer, *, momentum, dampening, nesterov, has_momentum, first):
     """The gradient, or a decaying sum of gradients that begins as the first one."""
     if not has_momentum:
         return g, None

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from thalweg.engine.arguments import passed
+from thalweg.engine.arguments import Flags, Unpack, passed
 from thalweg.engine.ops import lerp, sign
 from thalweg.engine.optimizer import Optimizer
-from thalweg.engine.option import Option
-from thalweg.engine.rule import Hyper, Slot, Switch, nonzero, rule
+from thalweg.engine.rule import Hyper, Slot, rule
+from thalweg.optim.numbers import HAS_MOMENTUM
 
 
 @rule(
     slots=(Slot("exp_avg", when="has_momentum"),),
     hypers=(Hyper("momentum", 0.0, low=0.0, high=1.0),),
-    switches=(Switch("has_momentum", read=nonzero("momentum")),),
+    switches=(HAS_MOMENTUM,),
     paper="Bernstein, Wang, Azizzadenesheli, Anandkumar 2018, arXiv:1802.04434, Algorithms 1 and 2",
 )
-def signum(g: Any, exp_avg: Any, *, momentum: Any, has_momentum: bool) -> Any:
+def signum(g, exp_avg, *, momentum, has_momentum):
     """The sign of the gradient, or of its running mean."""
     if not has_momentum:
         return sign(g), None
@@ -67,13 +64,7 @@ class SignSGD(Optimizer):
         params: ParamsT,
         lr: float | Tensor = 0.01,
         weight_decay: float = 0.0,
-        *,
-        foreach: bool | None = None,
-        maximize: bool = False,
-        capturable: bool = False,
-        differentiable: bool = False,
-        fused: bool | None = None,
-        options: Sequence[Option] = (),
+        **flags: Unpack[Flags],
     ) -> None:
         super().__init__(**passed(locals(), rule=signum))
 
@@ -119,12 +110,6 @@ class Signum(Optimizer):
         lr: float | Tensor = 0.01,
         momentum: float = 0.9,
         weight_decay: float = 0.0,
-        *,
-        foreach: bool | None = None,
-        maximize: bool = False,
-        capturable: bool = False,
-        differentiable: bool = False,
-        fused: bool | None = None,
-        options: Sequence[Option] = (),
+        **flags: Unpack[Flags],
     ) -> None:
         super().__init__(**passed(locals(), rule=signum))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
@@ -12,15 +11,14 @@ from thalweg.engine.arguments import passed
 from thalweg.engine.ops import lerp, sqrt
 from thalweg.engine.optimizer import Optimizer
 from thalweg.engine.option import Option
-from thalweg.engine.rule import Hyper, Scalar, Slot, rule
+from thalweg.engine.rule import rule
 from thalweg.errors import ArgumentError
-from thalweg.optim.numbers import BETAS
+from thalweg.optim.numbers import BETAS, MOMENTS, epsilon
 
 
 @rule(
-    slots=(Slot("exp_avg"), Slot("exp_avg_sq", signed=False)),
-    scalars=(Scalar("step"),),
-    hypers=(*BETAS, Hyper("eps", 1e-8, above=0.0, says="Invalid epsilon value")),
+    slots=MOMENTS,
+    hypers=(*BETAS, epsilon(1e-8, above=0.0)),
     paper="Kingma and Ba 2014, arXiv:1412.6980, section 2's form, on the rows with gradient",
     sparse="rows",
     refuses=dict.fromkeys(
@@ -29,9 +27,7 @@ from thalweg.optim.numbers import BETAS
     ),
     refuses_dense="SparseAdam does not support dense gradients, please consider Adam instead",
 )
-def sparse_adam(
-    g: Any, exp_avg: Any, exp_avg_sq: Any, *, beta1: Any, beta2: Any, eps: Any, t: Any
-) -> Any:
+def sparse_adam(g, exp_avg, exp_avg_sq, *, beta1, beta2, eps, t):
     """Adam, with eps added to the root before its correction."""
     exp_avg = lerp(exp_avg, g, 1.0 - beta1)
     exp_avg_sq = lerp(exp_avg_sq, g * g, 1.0 - beta2)
@@ -92,19 +88,14 @@ class SparseAdam(Optimizer):
             raise ArgumentError(f"Invalid learning rate: {lr}. SparseAdam needs (0, inf).")
         super().__init__(**passed(locals(), rule=sparse_adam))
         for kind, words, found in (
-            ("Sparse", "requires dense parameter tensors", _indices(self, "is_sparse")),
-            ("Complex", "does not support complex parameters", _indices(self, "is_complex")),
+            ("Sparse", "requires dense parameter tensors", _indices(self, lambda p: p.is_sparse)),
+            ("Complex", "does not support complex parameters", _indices(self, Tensor.is_complex)),
         ):
             if found:
                 raise ArgumentError(f"{kind} params at indices {found}: SparseAdam {words}")
 
 
-def _indices(optimizer: Optimizer, what: str) -> list[list[int]]:
+def _indices(optimizer: Optimizer, is_so: Callable[[Tensor], bool]) -> list[list[int]]:
     """Which parameters are so, as torch counts them: (group, place)."""
-    found = []
-    for i, group in enumerate(optimizer.param_groups):
-        for j, p in enumerate(group["params"]):
-            is_so = getattr(p, what)
-            if is_so() if callable(is_so) else is_so:
-                found.append([i, j])
-    return found
+    groups = enumerate(optimizer.param_groups)
+    return [[i, j] for i, group in groups for j, p in enumerate(group["params"]) if is_so(p)]

@@ -2,37 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from thalweg.engine.arguments import passed
+from thalweg.engine.arguments import Flags, Unpack, passed
 from thalweg.engine.ops import lerp, maximum, mean, sqrt
 from thalweg.engine.optimizer import Optimizer
-from thalweg.engine.option import Option
-from thalweg.engine.rule import OWN_DECAY, Hyper, Scalar, Slot, Switch, decays_itself, rule
-from thalweg.optim.numbers import betas, epsilon
+from thalweg.engine.rule import Hyper, rule
+from thalweg.optim.numbers import MOMENTS, betas, epsilon
 
 
 @rule(
-    slots=(Slot("exp_avg"), Slot("exp_avg_sq", signed=False)),
-    scalars=(Scalar("step"),),
+    slots=MOMENTS,
     hypers=(
         *betas(0.9, 0.99),
         epsilon(1e-8, above=0.0),
         Hyper("clip_thresh", 1.0, above=0.0),
-        OWN_DECAY,
     ),
-    switches=(Switch("decays", read=decays_itself),),
     paper="Wortsman, Dettmers, Zettlemoyer, Morcos, Farhadi, Schmidt 2023, arXiv:2304.13013, Algorithm 2",
     decay="own",
 )
 def stableadamw(
-    g: Any, exp_avg: Any, exp_avg_sq: Any, *,
-    p: Any, beta1: Any, beta2: Any, eps: Any, clip_thresh: Any, weight_decay: Any, decays: bool, t: Any,
-) -> Any:  # fmt: skip
+    g, exp_avg, exp_avg_sq, *, p, beta1, beta2, eps, clip_thresh, weight_decay, decays, t
+):
     """AdamW's update, made smaller where the mean square has not kept up with the gradients."""
     exp_avg = lerp(exp_avg, g, (1.0 - beta1) / (1.0 - beta1**t))
     exp_avg_sq = lerp(exp_avg_sq, g * g, (1.0 - beta2) / (1.0 - beta2**t))
@@ -93,12 +85,6 @@ class StableAdamW(Optimizer):
         betas: tuple[float, float] = (0.9, 0.99),
         eps: float = 1e-8,
         clip_thresh: float = 1.0,
-        *,
-        foreach: bool | None = None,
-        maximize: bool = False,
-        capturable: bool = False,
-        differentiable: bool = False,
-        fused: bool | None = None,
-        options: Sequence[Option] = (),
+        **flags: Unpack[Flags],
     ) -> None:
         super().__init__(**passed(locals(), rule=stableadamw))

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 
 from thalweg.engine.ops import where
 from thalweg.engine.option import Option, option
-from thalweg.engine.rule import Group, Hyper, Switch, find_rule, returns_step
+from thalweg.engine.rule import Group, Hyper, Switch, find_rule, first_lr, returns_step
 from thalweg.errors import ArgumentError
 
 STYLES = ("l2", "decoupled", "independent", "direction", "proximal")
@@ -35,13 +35,7 @@ def _initial_lr(group: Group) -> dict[str, Any]:
     """Independent decay follows the schedule, relative to the learning rate at construction."""
     if group.get("decay_style") != "independent":
         return {}
-    start = float(group.get("initial_lr", group["lr"]))
-    if start <= 0.0:
-        raise ArgumentError(
-            f"Decay('independent') divides by the learning rate at construction, which is {start:g}: "
-            "start with the schedule's peak, and let the schedule lower it"
-        )
-    return {"decay_initial_lr": start}
+    return {"decay_initial_lr": first_lr("Decay('independent')", group)}
 
 
 @option(

@@ -15,6 +15,10 @@ from thalweg.engine.sums import LANES
 BLOCK = 256
 """Elements computed together: local arrays of this size stay in the first cache."""
 
+FAR = 1 << 18
+"""Elements from which a tensor that is written and not read is written past the caches: before a line of a
+cache is overwritten, memory is read. What is smaller may stay there until it is wanted."""
+
 JOIN = {"sum": ("a + b", "0.0"), "max": ("b != b ? b : (a < b ? b : a)", "-INFINITY")}
 """How two partial results become one, and what none is."""
 
@@ -40,6 +44,7 @@ class BodyWriter:
         codecs: How each stream is stored.
         compute: What elements are computed in.
         many: Whether the range holds many whole rows, lines or matrices, each of which fits into a block.
+        far: Whether what is written and not read goes past the caches.
     """
 
     def __init__(
@@ -49,7 +54,8 @@ class BodyWriter:
         codecs: Mapping[str, Codec],
         compute: torch.dtype,
         *,
-        many: bool,
+        many: bool = False,
+        far: bool = False,
     ) -> None:
         self.program, self.body, self.many = program, body, many
         self.codecs, self.streams = codecs, tuple(codecs)
@@ -61,6 +67,9 @@ class BodyWriter:
             if codecs[s].c_decode is None and codecs[s].block == 1 and codecs[s].dtype == compute
         }
         self.touched = tuple(touched)
+        self.unread = {s for s in self.direct if s not in body.loads}
+        self.far = self.unread if far else set()
+        self.direct -= self.far
 
     def text(self, name: str) -> str:
         """The function."""
@@ -76,7 +85,8 @@ class BodyWriter:
             f"    {line}"
             for line in (*self._decode(), *self._compute(), *self._encode(), *self._accumulate())
         ]
-        return "\n".join([*lines, "  }", "}"])
+        done = ["  far_is_done();"] if self.far else []
+        return "\n".join([*lines, "  }", *done, "}"])
 
     def _blocks(self) -> list[str]:
         """Blocks of BLOCK where something passes through local arrays; else the whole range at once."""
@@ -221,8 +231,10 @@ class BodyWriter:
     def _encode(self) -> list[str]:
         lines = []
         for stream in self.body.stores:
-            if stream not in self.direct:
-                i, codec = self.streams.index(stream), self.codecs[stream]
+            i, codec = self.streams.index(stream), self.codecs[stream]
+            if stream in self.far:
+                lines.append(f"put_far(w_{i} + at, b_{i}, m * (i64)sizeof(real));")
+            elif stream not in self.direct:
                 word = (codec.c_encode or "{0}").format(
                     f"(float)b_{i}[i]" if codec.c_encode else f"b_{i}[i]"
                 )

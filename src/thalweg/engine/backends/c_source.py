@@ -9,10 +9,11 @@ line or column come from vectors over the whole bucket, and are spread into loca
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import torch
 
-from thalweg.engine.backends.c_body import BLOCK, JOIN, RANGE, BodyWriter
+from thalweg.engine.backends.c_body import BLOCK, FAR, JOIN, RANGE, BodyWriter
 from thalweg.engine.backends.c_vectors import HEAD, VectorWriter, Work, most
 from thalweg.engine.codecs import Codec
 from thalweg.engine.graph import Lane
@@ -55,6 +56,33 @@ static inline uint16_t to_bf16(float f) { /* to nearest even; NaN stays NaN */
   union { float f; uint32_t u; } x = {.f = f};
   const uint32_t rounded = (x.u + 0x7FFFu + ((x.u >> 16) & 1u)) >> 16;
   return (uint16_t)(f != f ? 0x7FC0u : rounded);
+}
+"""
+
+_FAR = """
+/* Past the caches. */
+typedef long long far_word __attribute__((vector_size(16), may_alias));
+static inline void put_far(void *to, const void *from, i64 bytes) {
+#ifdef __SSE2__
+  if ((((uintptr_t)to | (uintptr_t)bytes) & 15) == 0) {
+    for (i64 i = 0; i < bytes; i += 16) {
+      far_word word, *const place = (far_word *)((char *)to + i);
+      __builtin_memcpy(&word, (const char *)from + i, 16);
+#ifdef __clang__
+      __builtin_nontemporal_store(word, place);
+#else
+      __builtin_ia32_movntdq(place, word);
+#endif
+    }
+    return;
+  }
+#endif
+  __builtin_memcpy(to, from, bytes);
+}
+static inline void far_is_done(void) { /* before another thread looks */
+#ifdef __SSE2__
+  __builtin_ia32_sfence();
+#endif
 }
 """
 
@@ -162,8 +190,9 @@ class Writer:
             trees += _SHORT
         stored = (*self.codecs.values(), *self.vectors.values())
         bf16 = _BF16 if any(c.name == "bf16" for c in stored) else ""
-        passes = (self._pass(i, p) for i, p in enumerate(self.programs))
-        return "\n".join([head + bf16 + trees, *passes, *self._vectors()])
+        passes = [self._pass(i, p) for i, p in enumerate(self.programs)]
+        far = _FAR if any("put_far" in text for text in passes) else ""
+        return "\n".join([head + bf16 + trees + far, *passes, *self._vectors()])
 
     def _vectors(self) -> list[str]:
         """The functions that make numbers per row, matrix, line and column."""
@@ -212,8 +241,14 @@ class Writer:
         if tree.is_empty:
             return f"{indent}return;"
         name = f"body_{index}_{len(bodies)}"
-        bodies.append(BodyWriter(program, tree, self.codecs, self.compute, many=many).text(name))
-        return f"{indent}{name}(T, t, n, begin, end, s, out);"
+        write = partial(BodyWriter, program, tree, self.codecs, self.compute)
+        near = write(many=many)
+        bodies.append(near.text(name))
+        call = "(T, t, n, begin, end, s, out);"
+        if program.sweep != Lane.ELEMENT or not near.unread:
+            return f"{indent}{name}{call}"
+        bodies.append(write(far=True).text(f"{name}_far"))
+        return f"{indent}if (T->size[t] >= {FAR}) {name}_far{call}\n{indent}else {name}{call}"
 
     @staticmethod
     def _sweep(program: Program, index: int) -> str:
