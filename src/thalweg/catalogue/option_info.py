@@ -171,9 +171,9 @@ def _info(text: str) -> OptionInfo:
     names = {c.spec.name: n for n, c in option_classes().items()}
     name, spec = names[cls.spec.name], cls.spec
     written = text if values else as_written(cls)
-    trial, plain = _around(written, spec), Trial(BASE)
-    before, state = plain.state(), trial.state()
-    single = [k for k in trial.optimizer.state[trial.parameter] if k not in {*before, *state}]
+    trial = _around(written, spec)
+    state = trial.state()
+    single = [k for k in trial.optimizer.state[trial.parameter] if k not in state]
     single += [f"{spec.name}_{s.name}" for s in spec.scalars if s.is_shared]
     excluded = {
         o.name for o in (c.spec for c in option_classes().values()) if spec.name in o.excludes
@@ -186,9 +186,9 @@ def _info(text: str) -> OptionInfo:
         stations=tuple(s for s in STATIONS if any(x.station == s for x in spec.stages)),
         arguments=tuple(_arguments(cls)),
         keys=tuple(option_named(*parse(written)[0]).keys()),
-        state={key: size for key, size in state.items() if key not in before},
+        state=state,
         numbers=tuple(single),
-        passes=_passes(trial) - _passes(plain),
+        passes=_passes(trial) - _passes(Trial(BASE)),
         formula=trial.formula() or "",
         excludes=tuple(sorted(names.get(o, o) for o in {*spec.excludes, *excluded})),
         refused_by=tuple(n for n in list_optimizers() if _refuses(n, spec)),
