@@ -1,8 +1,9 @@
 """What the default run walks.
 
 Every rule under every option, backend and dtype is some eight thousand tests. A core of rules, chosen so
-that every mechanism is met, walks all of them; of the others' walks each run takes a fixed fifth. `pytest
---all` takes everything.
+that every mechanism is met, walks all of them; of the others' walks each run takes a fixed fifth. Where a
+test costs many seconds, one case of it is in every run and the further ones are marked `more`. `pytest --all`
+takes everything.
 """
 
 import sys
@@ -23,7 +24,7 @@ SHARE = 5
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--all", action="store_true", help="every combination, not a fixed share")
+    parser.addoption("--all", action="store_true", help="every combination and case, not a share")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -35,7 +36,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def is_left_out(item: pytest.Item) -> bool:
-    """Whether it is a combination of a walk that another run takes."""
+    """Whether it is a combination of a walk, or a further case, that another run takes."""
+    if item.get_closest_marker("more"):
+        return True
     if not item.path.stem.startswith(WALKS) or not hasattr(item, "callspec"):
         return False
     chosen = [v for v in item.callspec.params.values() if isinstance(v, str)]

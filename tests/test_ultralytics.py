@@ -15,9 +15,10 @@ from small_detection import PLAIN, SMALL, classes, images
 from thalweg.errors import ArgumentError, ArgumentTypeError, CheckpointError
 from thalweg.integrations.ultralytics import trainer_for
 from thalweg.integrations.ultralytics.values import settled
+from thalweg.recipe import ModelAverage
 from ultralytics_offline import ultralytics
 
-NAMES = ("Lion", "Ranger", "AdamW")
+MORE = pytest.mark.more
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +152,9 @@ def test_what_is_no_model_or_no_average_is_refused(package):
 # Training -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", ["Lion", pytest.param("Ranger", marks=MORE), pytest.param("AdamW", marks=MORE)]
+)
 @pytest.mark.parametrize("network", ["yolov8n.yaml", "rtdetr-l.yaml"])
 def test_losses_fall_and_resuming_goes_on_with_the_same_bits(
     package, data, tmp_path, network, name
@@ -223,7 +226,9 @@ def state_of(path):
     return torch.load(path, weights_only=False)["model"].state_dict()
 
 
-@pytest.mark.parametrize("name", ["AdamWScheduleFree", "lion + average(decay=0.5)"])
+@pytest.mark.parametrize(
+    "name", ["AdamWScheduleFree", pytest.param("lion + average(decay=0.5)", marks=MORE)]
+)
 def test_what_averages_itself_is_validated_and_saved_averaged(package, data, tmp_path, name):
     model, seen = package.YOLO("yolov8n.yaml"), []
 
@@ -246,29 +251,29 @@ def test_what_averages_itself_is_validated_and_saved_averaged(package, data, tmp
     assert_goes_on(run, resumed(package, run, 2))
 
 
-def test_ultralytics_average_may_be_ours_or_none(package, data, tmp_path):
-    recipe = pytest.importorskip("thalweg.recipe")
-    for average in (partial(recipe.ModelAverage, kind="swa"), False):
-        model = package.YOLO("yolov8n.yaml")
-        run = Run(
-            model, tmp_path / str(average is False), trainer_for(model, average=average), at=(1,),
-            data=data, epochs=3, batch=4, optimizer="adamw", warmup_epochs=0.0,
-        )  # fmt: skip
-        trainer = run.trainer
-        own = {n: p.clone() for n, p in trainer.model.state_dict().items()}
-        if average:
-            with trainer.average.averaged():
-                own = {n: p.clone() for n, p in trainer.model.state_dict().items()}
-            assert trainer.average.updates == 6
-        halves = {n: x.half() if x.is_floating_point() else x for n, x in own.items()}
-        assert same_bits(dict(state_of(trainer.last)), halves)
-        assert_goes_on(run, resumed(package, run, 1, average=average))
-        if average:
-            with pytest.raises(
-                CheckpointError,
-                match="trained with average=a function; this trainer has average=None",
-            ):
-                resumed(package, run, 1)
+@pytest.mark.parametrize("kind", ["swa", pytest.param(None, marks=MORE)])
+def test_ultralytics_average_may_be_ours_or_none(package, data, tmp_path, kind):
+    average = partial(ModelAverage, kind=kind) if kind else False
+    model = package.YOLO("yolov8n.yaml")
+    run = Run(
+        model, tmp_path, trainer_for(model, average=average), at=(1,), data=data, epochs=3, batch=4,
+        optimizer="adamw", warmup_epochs=0.0,
+    )  # fmt: skip
+    trainer = run.trainer
+    own = {n: p.clone() for n, p in trainer.model.state_dict().items()}
+    if average:
+        with trainer.average.averaged():
+            own = {n: p.clone() for n, p in trainer.model.state_dict().items()}
+        assert trainer.average.updates == 6
+    halves = {n: x.half() if x.is_floating_point() else x for n, x in own.items()}
+    assert same_bits(dict(state_of(trainer.last)), halves)
+    assert_goes_on(run, resumed(package, run, 1, average=average))
+    if average:
+        with pytest.raises(
+            CheckpointError,
+            match="trained with average=a function; this trainer has average=None",
+        ):
+            resumed(package, run, 1)
 
 
 def test_a_schedule_of_ours_drives_the_epochs(package, data, tmp_path):
@@ -360,7 +365,9 @@ def test_weights_that_are_not_finite_are_recovered_with_the_whole_state(package,
     assert seen == [True]
 
 
-@pytest.mark.parametrize("task", ["segment", "obb", "classify"])
+@pytest.mark.parametrize(
+    "task", ["classify", pytest.param("segment", marks=MORE), pytest.param("obb", marks=MORE)]
+)
 def test_every_task_has_its_trainer(package, tmp_path, task):
     kind = {"segment": "seg", "obb": "obb", "classify": "cls"}[task]
     data = (
