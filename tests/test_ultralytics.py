@@ -131,13 +131,16 @@ def test_numbers_of_ultralytics_stay_with_sgd_and_with_its_own():
         ("LBFGS", "needs a closure, and Ultralytics passes none"),
         ("Muon", "matrices only.*muonadamw"),
         ("SparseAdam", "sparse gradients only"),
+        ("lion(foo=1)", "unexpected keyword argument 'foo'"),
+        ("lion(betas=0.9)", "betas=0.9; Lion takes 2 numbers"),
+        ("adamw(weight_decay=-1)", "Invalid weight_decay value: -1"),
     ],
 )
 def test_a_name_that_cannot_train_is_refused_and_nothing_is_trained(
     package, data, tmp_path, name, said
 ):
     model = package.YOLO("yolov8n.yaml")
-    with pytest.raises(ArgumentError, match=said):
+    with pytest.raises((ArgumentError, ArgumentTypeError), match=said):
         Run(model, tmp_path, trainer_for(model), data=data, epochs=1, optimizer=name)
     assert not list(tmp_path.iterdir())
 
@@ -269,11 +272,17 @@ def test_ultralytics_average_may_be_ours_or_none(package, data, tmp_path, kind):
     assert same_bits(dict(state_of(trainer.last)), halves)
     assert_goes_on(run, resumed(package, run, 1, average=average))
     if average:
-        with pytest.raises(
-            CheckpointError,
-            match="trained with average=a function; this trainer has average=None",
+        for other, said in (
+            (None, "trained with average=a function; this trainer has average=None"),
+            (
+                partial(ModelAverage, decay=0.5),
+                "average of kind='swa'; this trainer's has kind='ema'",
+            ),
         ):
-            resumed(package, run, 1)
+            with pytest.raises(CheckpointError, match=said):
+                resumed(package, run, 1, average=other)
+        with pytest.raises(ArgumentTypeError, match=r"average= made 5; it is a function"):
+            resumed(package, run, 1, average=lambda _: 5)
 
 
 def test_a_schedule_of_ours_drives_the_epochs(package, data, tmp_path):
@@ -289,6 +298,16 @@ def test_a_schedule_of_ours_drives_the_epochs(package, data, tmp_path):
     assert_goes_on(run, resumed(package, run, 1, schedule="exponential(0.5)"))
     with pytest.raises(CheckpointError, match=r"schedule=exponential\(0.5\); this trainer has sch"):
         resumed(package, run, 1)
+    for passed, said in (
+        (
+            {"optimizer": "lionn"},
+            "has optimizer='lion.lr=0.001.', and optimizer='lionn' was passed",
+        ),
+        ({"lr0": 0.5}, "has lr0=0.001, and lr0=0.5 was passed"),
+    ):
+        model = package.YOLO(run.kept[1])
+        with pytest.raises(CheckpointError, match=said):
+            model.train(trainer=trainer_for(model), resume=True, **passed)
 
 
 def test_a_schedule_shorter_than_training_is_refused(package, data, tmp_path):
@@ -432,6 +451,23 @@ def test_the_example_runs(package, tmp_path, monkeypatch, capsys):
 def test_importing_the_adapter_does_not_import_ultralytics():
     code = "import sys, thalweg.integrations.ultralytics; assert 'ultralytics' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_one_line_of_the_log_says_what_is_used(package, data, tmp_path, monkeypatch):
+    from ultralytics.utils import LOGGER
+
+    said: list[str] = []
+    monkeypatch.setattr(LOGGER, "info", lambda text, *_: said.append(str(text)))
+    model = package.YOLO("yolov8n.yaml")
+    Run(
+        model, tmp_path, trainer_for(model), data=data, epochs=1, batch=4, weight_decay=0.25,
+        optimizer="lion(betas=(0.95, 0.98)) + lookahead(k=2)",
+    )  # fmt: skip
+    (line,) = [x for text in said for x in text.splitlines() if x.startswith("thalweg: Lion")]
+    assert line == (
+        "thalweg: Lion(lr=0.0001, betas=(0.95, 0.98), weight_decay=0.25) + Lookahead(k=2, alpha=0.5), "
+        "warmup_bias_lr=0.0; not passed, and so Lion's own: lr0, warmup_bias_lr, warmup_momentum"
+    )
 
 
 def test_the_command_is_yolo_with_our_names(package, data, tmp_path):

@@ -125,7 +125,7 @@ def trainer_class(name: str) -> type[Any] | None:
 
 def is_number(x: Any) -> bool:
     """Whether it is one of the numbers that a log line tells: no switch, nothing unset."""
-    return isinstance(x, (int, float, tuple)) and not isinstance(x, bool)
+    return isinstance(x, (int, float, tuple)) and not isinstance(x, bool) and x != ()
 
 
 def _always_one(epoch: float) -> float:  # noqa: ARG001
