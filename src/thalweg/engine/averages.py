@@ -12,7 +12,7 @@ from torch import Tensor
 from thalweg.engine.backends.toolchain import step_threads
 from thalweg.engine.groups import TRAINING, resolve
 from thalweg.engine.rule import Group
-from thalweg.errors import CheckpointError
+from thalweg.errors import ArgumentError, CheckpointError, StepError
 
 WEIGHTS = "train_weights"
 """Key of a parameter's state: its weights while it holds its average."""
@@ -91,3 +91,83 @@ def check_weights(p: Tensor, state: Mapping[str, Any], group: Group, where: str)
         "to go on from: call optimizer.train() before taking it (flatten_optimizer_state_dict loads only "
         "entries that the new optimizer has already)"
     )
+
+
+class Averaging:
+    """The part of an optimizer that shows what averages weights: `eval()`, `train()` and `averaged()`."""
+
+    param_groups: list[dict[str, Any]]
+    state: Any
+    _shows_slow = False
+
+    @torch.no_grad()
+    def eval(self) -> None:
+        """Let the parameters hold their averages, until `train()`: values are copied, never pointers.
+
+        The weights stand aside in `state[p]["train_weights"]`, so that a checkpoint taken now goes on from
+        them. Without an option that averages, or if they hold them already, nothing happens.
+        """
+        with step_threads():
+            for group in self.param_groups:
+                if group.get(TRAINING, True):
+                    self._exchange(group)
+
+    def _exchange(self, group: dict[str, Any]) -> None:
+        for p in dict.fromkeys(group["params"]):
+            average = average_of(p, self.state.get(p, {}), group)
+            if average is not None:
+                self.state[p][WEIGHTS] = p.detach().clone()
+                p.copy_(average)
+                group[TRAINING] = False
+
+    @torch.no_grad()
+    def train(self) -> None:
+        """Put the weights back where `eval()` put averages, bit for bit."""
+        with step_threads():
+            for group in self.param_groups:
+                for p in group["params"]:
+                    if WEIGHTS in self.state.get(p, {}):
+                        p.copy_(self.state[p].pop(WEIGHTS))
+                if TRAINING in group:
+                    group[TRAINING] = True
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Within the block the parameters hold their averages: `eval()`, and then `train()`.
+
+        Where a group averages nothing and has `Lookahead`, they hold its slow weights, values copied: within
+        the block there is then no checkpoint and no copy of the optimizer, as of the wrapper's. A parameter
+        that has neither (it never stepped) is left as it is.
+
+        Raises:
+            ArgumentError: No group has an option that averages, or Lookahead.
+            StepError: The parameters hold their averages already.
+        """
+        if not any(keeps_average(group) or keeps_slow(group) for group in self.param_groups):
+            raise ArgumentError(
+                "averaged() needs an option that averages: options=[thalweg.options.Average(0.999)]"
+            )
+        self.check_training("averaged()")
+        self.eval()
+        try:
+            slow = slow_weights(self.param_groups, self.state)
+            with holding(slow):
+                self._shows_slow = bool(slow)
+                yield
+        finally:
+            self._shows_slow = False
+            self.train()
+
+    def check_fast(self, what: str) -> None:
+        if self._shows_slow:
+            raise StepError(
+                f"{what} inside averaged(): the parameters hold the slow weights; leave the with block first"
+            )
+
+    def check_training(self, what: str) -> None:
+        self.check_fast(what)
+        if not all(group.get(TRAINING, True) for group in self.param_groups):
+            raise StepError(
+                f"{what} while the parameters hold their averages: call train(), or leave the averaged() "
+                "block, first"
+            )

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, overload
 
 import torch
@@ -23,14 +22,7 @@ from thalweg.engine.arguments import (
     spell_out,
     taken_at_construction,
 )
-from thalweg.engine.averages import (
-    WEIGHTS,
-    average_of,
-    holding,
-    keeps_average,
-    keeps_slow,
-    slow_weights,
-)
+from thalweg.engine.averages import Averaging, keeps_average
 from thalweg.engine.backends.choice import check_fusable
 from thalweg.engine.backends.toolchain import step_threads
 from thalweg.engine.checkpoint import all_loaded, check_groups, merged_group
@@ -46,11 +38,10 @@ from thalweg.errors import (
     ArgumentError,
     BackendError,
     CheckpointError,
-    StepError,
 )
 
 
-class Optimizer(Strict, torch.optim.Optimizer):
+class Optimizer(Averaging, Strict, torch.optim.Optimizer):
     """Any rule as a torch optimizer.
 
     It is a real `torch.optim.Optimizer`: groups, state, hooks, closures, schedulers, checkpoints. The
@@ -90,7 +81,6 @@ class Optimizer(Strict, torch.optim.Optimizer):
 
     _plan: Plan | None = None
     _plans: Plans | None = None
-    _shows_slow: bool = False
 
     def __init__(
         self,
@@ -249,7 +239,7 @@ class Optimizer(Strict, torch.optim.Optimizer):
         Raises:
             StepError: The step cannot be taken; parameters, state and counts are as they were.
         """
-        self._check_training("step()")
+        self.check_training("step()")
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -298,11 +288,11 @@ class Optimizer(Strict, torch.optim.Optimizer):
         Raises:
             StepError: The parameters hold Lookahead's slow weights, which nobody could go on from.
         """
-        self._check_fast("state_dict()")
+        self.check_fast("state_dict()")
         return super().state_dict()
 
     def __getstate__(self) -> dict[str, Any]:
-        self._check_fast("a copy")
+        self.check_fast("a copy")
         return super().__getstate__()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -328,7 +318,7 @@ class Optimizer(Strict, torch.optim.Optimizer):
             CheckpointError: It has other names, options or shapes, or is another rule's; nothing was changed.
             ValueError: It has other groups.
         """
-        self._check_training("load_state_dict()")
+        self.check_training("load_state_dict()")
         checked: dict[str, Any] = {}
 
         def check(_: Any, given: dict[str, Any]) -> dict[str, Any]:
@@ -385,80 +375,6 @@ class Optimizer(Strict, torch.optim.Optimizer):
             float(s[key]) for s in self.state.values() for key in s if key.endswith("_skipped")
         ]
         return int(max(counts, default=0.0))
-
-    # Averages -------------------------------------------------------------------------------------
-
-    @torch.no_grad()
-    def eval(self) -> None:
-        """Let the parameters hold their averages, until `train()`: values are copied, never pointers.
-
-        The weights stand aside in `state[p]["train_weights"]`, so that a checkpoint taken now goes on from
-        them. Without an option that averages, or if they hold them already, nothing happens.
-        """
-        with step_threads():
-            for group in self.param_groups:
-                if group.get(TRAINING, True):
-                    self._exchange(group)
-
-    def _exchange(self, group: dict[str, Any]) -> None:
-        for p in dict.fromkeys(group["params"]):
-            average = average_of(p, self.state.get(p, {}), group)
-            if average is not None:
-                self.state[p][WEIGHTS] = p.detach().clone()
-                p.copy_(average)
-                group[TRAINING] = False
-
-    @torch.no_grad()
-    def train(self) -> None:
-        """Put the weights back where `eval()` put averages, bit for bit."""
-        with step_threads():
-            for group in self.param_groups:
-                for p in group["params"]:
-                    if WEIGHTS in self.state.get(p, {}):
-                        p.copy_(self.state[p].pop(WEIGHTS))
-                if TRAINING in group:
-                    group[TRAINING] = True
-
-    @contextmanager
-    def averaged(self) -> Iterator[None]:
-        """Within the block the parameters hold their averages: `eval()`, and then `train()`.
-
-        Where a group averages nothing and has `Lookahead`, they hold its slow weights, values copied: within
-        the block there is then no checkpoint and no copy of the optimizer, as of the wrapper's. A parameter
-        that has neither (it never stepped) is left as it is.
-
-        Raises:
-            ArgumentError: No group has an option that averages, or Lookahead.
-            StepError: The parameters hold their averages already.
-        """
-        if not any(keeps_average(group) or keeps_slow(group) for group in self.param_groups):
-            raise ArgumentError(
-                "averaged() needs an option that averages: options=[thalweg.options.Average(0.999)]"
-            )
-        self._check_training("averaged()")
-        self.eval()
-        try:
-            slow = slow_weights(self.param_groups, self.state)
-            with holding(slow):
-                self._shows_slow = bool(slow)
-                yield
-        finally:
-            self._shows_slow = False
-            self.train()
-
-    def _check_fast(self, what: str) -> None:
-        if self._shows_slow:
-            raise StepError(
-                f"{what} inside averaged(): the parameters hold the slow weights; leave the with block first"
-            )
-
-    def _check_training(self, what: str) -> None:
-        self._check_fast(what)
-        if not all(group.get(TRAINING, True) for group in self.param_groups):
-            raise StepError(
-                f"{what} while the parameters hold their averages: call train(), or leave the averaged() "
-                "block, first"
-            )
 
 
 def _first_name(group: Group) -> str:
