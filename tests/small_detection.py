@@ -28,11 +28,11 @@ PLAIN: dict[str, Any] = dict.fromkeys(
 
 
 def images(
-    folder: Path, count: int = 8, size: int = 96, seed: int = 0, *, corners: bool = False
+    folder: Path, count: int = 8, size: int = 96, seed: int = 0, *, labels: str = "boxes"
 ) -> Path:
     """Images of bright rectangles in two colours on noise, with YOLO's labels; returns data.yaml.
 
-    With `corners` labels are the four corners, for segments and rotated boxes.
+    Labels may be "corners", all four, for segments and rotated boxes, or "keypoints", boxes and these.
     """
     import cv2
 
@@ -49,13 +49,20 @@ def images(
             picture[y : y + h, x : x + w] = ((255, 80, 40), (40, 80, 255))[colour]
             box = (x + w / 2, y + h / 2, w, h)
             around = (x, y, x + w, y, x + w, y + h, x, y + h)
-            numbers = " ".join(f"{v / size:.6f}" for v in (around if corners else box))
-            lines.append(f"{colour} {numbers}")
+            parts = {"boxes": box, "corners": around, "keypoints": box}[labels]
+            words = [f"{v / size:.6f}" for v in parts]
+            if labels == "keypoints":  # each is there to be seen: 2
+                pairs = zip(around[::2], around[1::2], strict=True)
+                words += [
+                    word for a, b in pairs for word in (f"{a / size:.6f}", f"{b / size:.6f}", "2")
+                ]
+            lines.append(" ".join([str(colour), *words]))
         cv2.imwrite(str(folder / "images" / f"{i}.png"), picture)
         (folder / "labels" / f"{i}.txt").write_text("\n".join(lines) + "\n")
     config = folder / "data.yaml"
     config.write_text(
         f"path: {folder.resolve()}\ntrain: images\nval: images\nnames: {{0: red, 1: blue}}\n"
+        + ("kpt_shape: [4, 3]\n" if labels == "keypoints" else "")
     )
     return config
 

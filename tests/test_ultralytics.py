@@ -385,15 +385,13 @@ def test_weights_that_are_not_finite_are_recovered_with_the_whole_state(package,
 
 
 @pytest.mark.parametrize(
-    "task", ["classify", pytest.param("segment", marks=MORE), pytest.param("obb", marks=MORE)]
+    "task", ["classify", *(pytest.param(task, marks=MORE) for task in ("segment", "obb", "pose"))]
 )
 def test_every_task_has_its_trainer(package, tmp_path, task):
-    kind = {"segment": "seg", "obb": "obb", "classify": "cls"}[task]
-    data = (
-        classes(tmp_path / "data")
-        if task == "classify"
-        else images(tmp_path / "data", corners=True)
-    )
+    kind = {"segment": "seg", "classify": "cls"}.get(task, task)
+    labels = "keypoints" if task == "pose" else "corners"
+    folder = tmp_path / "data"
+    data = classes(folder) if task == "classify" else images(folder, labels=labels)
     model = package.YOLO(f"yolov8n-{kind}.yaml")
     assert model.task == task
     run = Run(
