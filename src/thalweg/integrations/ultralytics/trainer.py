@@ -13,7 +13,6 @@ import torch
 from torch import nn
 
 from thalweg import groups
-from thalweg.catalogue import create_optimizer
 from thalweg.catalogue.names import read
 from thalweg.engine.averages import keeps_average
 from thalweg.engine.optimizer import Optimizer
@@ -177,7 +176,7 @@ class ThalwegTrainer(Epochs):
         if "weight_decay" not in inspect.signature(named.cls).parameters:
             for group in parts:
                 group.pop("weight_decay")
-        optimizer = create_optimizer(parts, name, lr=lr, **momentum_arguments(named, momentum))
+        optimizer = named.made(parts, lr=lr, **momentum_arguments(named, momentum))
         self._tell(optimizer, decay, parts.summary)
         return optimizer
 

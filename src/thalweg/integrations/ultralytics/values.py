@@ -8,7 +8,10 @@ from typing import Any
 
 from thalweg.catalogue import optimizer_info
 from thalweg.catalogue.names import CLASSES, Named, parse, read
+from thalweg.catalogue.numbers import momentum_arguments, written
 from thalweg.errors import ArgumentError, suggest
+
+__all__ = ["is_theirs", "momentum_arguments", "named_in_training", "own", "settled"]
 
 THEIRS = ("auto", "MuSGD")
 """Names that stay Ultralytics'."""
@@ -36,10 +39,8 @@ def settled(overrides: Mapping[str, Any]) -> dict[str, Any]:
     if filled.get("resume") or is_theirs(filled.get("optimizer")):
         return filled
     named = named_in_training(filled["optimizer"])
-    written = {k: v for k, v in named.arguments.items() if k in ("lr", "weight_decay", "momentum")}
-    if "betas" in named.arguments:
-        written["momentum"] = named.arguments["betas"][0]
-    filled |= {"lr0" if k == "lr" else k: v for k, v in written.items()}
+    said = {k: v for k, v in written(named).items() if k in ("lr", "weight_decay", "momentum")}
+    filled |= {"lr0" if k == "lr" else k: v for k, v in said.items()}
     if named.name != "sgd":
         for key, value in own(named).items():
             filled.setdefault(key, value)
@@ -57,18 +58,6 @@ def own(named: Named) -> dict[str, Any]:
         "weight_decay": float(defaults.get("weight_decay", 0.0)),
         "warmup_bias_lr": 0.0,
     }
-
-
-def momentum_arguments(named: Named, momentum: float) -> dict[str, Any]:
-    """What of the constructor's arguments Ultralytics' `momentum` is: momentum, or the first of betas."""
-    parameters = inspect.signature(named.cls).parameters
-    if "momentum" in parameters:
-        nesterov = named.name == "sgd" and momentum > 0.0
-        return {"momentum": momentum, **({"nesterov": True} if nesterov else {})}
-    if "betas" in parameters:
-        betas = named.arguments.get("betas", parameters["betas"].default)
-        return {"betas": (momentum, *betas[1:])}
-    return {}
 
 
 def named_in_training(text: str) -> Named:
