@@ -149,9 +149,10 @@ def test_yolo_is_tagged_and_biases_come_first():
     assert [g["param_group"] for g in found] == ["bias", "weight", "bn"]
     assert [g["weight_decay"] for g in found] == [0.0, 0.0005, 0.0]
     norms = {"bn.weight"} | {f"blocks.{i}.norm.weight" for i in range(3)}
-    assert named(found, "bn") == norms | {f"blocks.{i}.scale.temperature" for i in range(3)}
+    scales = {f"blocks.{i}.scale.{n}" for i in range(3) for n in ("gamma", "temperature")}
+    assert named(found, "bn") == norms | scales
     assert all("bias" in n for n in named(found, "bias"))
-    assert found.summary == "Optimizer groups: 9 .bias, 11 conv.weight, 7 other"
+    assert found.summary == "Optimizer groups: 9 .bias, 8 conv.weight, 10 other"
     turned = groups.yolo(model, order=("weight", "bn", "bias"))
     assert [g["param_group"] for g in turned] == ["weight", "bn", "bias"]
     assert turned.summary == found.summary
@@ -272,7 +273,7 @@ def test_the_table_prints_and_serialises():
     again = json.loads(json.dumps(found.table.to_dict()))
     assert again["groups"][1] == {"name": "weight", "weight_decay": 0.0005}
     assert len(again["parameters"]) == len(found.table.rows) == text.count("\n") - 1
-    assert "11 parameters" in str(found)
+    assert "10 parameters" in str(found)
     assert repr(found) == f"<{found.summary}>"
     for copied in (copy.deepcopy(found), pickle.loads(pickle.dumps(found))):
         assert copied.table == found.table

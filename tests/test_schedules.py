@@ -136,7 +136,8 @@ def test_lengths():
     assert (s.warmup(3) >> s.linear(4, 0.5, 1.0)).lasts is None
     assert (s.warmup(3, 0.1) >> s.warmup(4, 1.5) >> s.cosine(5)).warmup_steps == 7
     assert s.wsd(10, 2, 3).warmup_steps == 2
-    assert (s.constant(1.0, 5) >> s.warmup(4)).warmup_steps == 0
+    assert (s.constant(1.0, 5) >> s.warmup(4)).warmup_steps == 9
+    assert (s.cosine(5) >> s.warmup(4)).warmup_steps == 0
 
 
 def test_a_schedule_of_epochs_stays_within_one():

@@ -256,10 +256,11 @@ def schedule(
     try:
         found = parse(text)
         found.plot(steps, output, base=lr)
+        table = tabulated(found, steps, lr)
     except (ThalwegError, OSError, ValueError) as error:
         typer.echo(f"Error: {error}", err=True)
         raise typer.Exit(2) from None
-    typer.echo(tabulated(found, steps, lr))
+    typer.echo(table)
     typer.echo(f"Written to {output}")
 
 

@@ -43,12 +43,34 @@ class Named:
         cls: Its class.
         arguments: Those written in the text.
         options: The options written in the text, made.
+        text: As it was written.
     """
 
     name: str
     cls: type[torch.optim.Optimizer]
     arguments: Mapping[str, Any]
     options: tuple[Option, ...]
+    text: str
+
+    def made(self, params: Any, **arguments: Any) -> torch.optim.Optimizer:
+        """The optimizer; arguments in the text win, and the groups' own numbers win over both.
+
+        Raises:
+            TypeError: An argument or options that the optimizer does not have.
+        """
+        merged = {**arguments, **self.arguments}
+        known = inspect.signature(self.cls).parameters
+        for argument in merged:
+            if argument not in known:
+                raise ArgumentTypeError(unknown(self.cls.__name__, argument, list(known)))
+        if self.options and "options" not in known:
+            raise ArgumentTypeError(
+                f"{self.cls.__name__} takes no options; {self.text!r} needs an argument 'options' that it "
+                "has not"
+            )
+        if self.options:
+            merged["options"] = [*merged.get("options", ()), *self.options]
+        return self.cls(params, **merged)
 
 
 def create_optimizer(
@@ -65,10 +87,12 @@ def create_optimizer(
         name: An optimizer, any case, then options, joined by +; arguments are Python literals.
         groups: How a model's parameters are grouped: "no_decay", "yolo", "muon", or a function of the model
             that returns groups; None: all in one.
-        **arguments: The optimizer's arguments; those written in the name win.
+        **arguments: The optimizer's arguments; those written in the name win, and what a group has of its own
+            wins over both.
 
     Raises:
-        ValueError: An unknown name (with a suggestion), or text that is not of this grammar.
+        ValueError: An unknown name (with a suggestion), text that is not of this grammar, or a number in it
+            that every group has otherwise.
         TypeError: An argument that the optimizer or option does not have, or groups of what is no model.
 
     Example:
@@ -78,23 +102,27 @@ def create_optimizer(
         5
     """
     named = read(name)
-    merged = {**arguments, **named.arguments}
-    known = inspect.signature(named.cls).parameters
-    for argument in merged:
-        if argument not in known:
-            raise ArgumentTypeError(unknown(named.cls.__name__, argument, list(known)))
-    if named.options and "options" not in known:
-        raise ArgumentTypeError(
-            f"{named.cls.__name__} takes no options; {name!r} needs an argument 'options' that it has not"
-        )
-    if named.options:
-        merged["options"] = [*merged.get("options", ()), *named.options]
     params: Any = model_or_params
     if groups is not None:
         params = _grouped(params, groups)
     elif isinstance(params, nn.Module):
         params = [(n, p) for n, p in params.named_parameters() if p.requires_grad]
-    return named.cls(params, **merged)
+    _refuse_what_reaches_no_group(named, params)
+    return named.made(params, **arguments)
+
+
+def _refuse_what_reaches_no_group(named: Named, groups: Any) -> None:
+    """A number in the text is for groups without one of their own; all of them may have one."""
+    if not isinstance(groups, (list, tuple)) or not all(isinstance(g, Mapping) for g in groups):
+        return
+    for key, value in named.arguments.items():
+        own = [g[key] for g in groups if key in g]
+        if own and len(own) == len(groups) and not any(x is value or x == value for x in own):
+            said = ", ".join(str(x) for x in dict.fromkeys(map(str, own)))
+            raise ArgumentError(
+                f"{key}={value!r} in {named.text!r} reaches no group: they have their own, {said}; say it in "
+                "one place"
+            )
 
 
 def _grouped(model: Any, groups: str | Grouping) -> Sequence[Mapping[str, Any]]:
@@ -135,7 +163,7 @@ def read(text: str) -> Named:
         raise ArgumentError(
             f"{head}({given['*'][0]!r}) in {text!r}: write the argument's name, as {head}(weight_decay=0.1)"
         )
-    return Named(name, CLASSES[name], given, chosen)
+    return Named(name, CLASSES[name], given, chosen, text)
 
 
 def _no_optimizer(name: str) -> str:

@@ -7,12 +7,15 @@ from collections.abc import Sequence
 from torch import nn
 
 from thalweg.errors import ArgumentError
-from thalweg.groups.parameters import Parameter, kind, parameters
-from thalweg.groups.patterns import Matcher, matcher
+from thalweg.groups.parameters import kind, parameters
+from thalweg.groups.patterns import all_match, matchers
 from thalweg.groups.result import Groups, Part, assemble, decayed, empty
 
 YOLO = {"bias": ".bias", "weight": "conv.weight", "bn": "other"}
 """YOLO's groups, and what the log line calls them."""
+
+YOLO_TAGS = {"bias": "bias", "norm": "bn", "vector": "bn"}
+"""Where parameters go by their kind, if they are not weights."""
 
 
 def no_decay(
@@ -20,7 +23,7 @@ def no_decay(
     weight_decay: float | None = None,
     *,
     embeddings: bool = False,
-    skip: Sequence[str | type[nn.Module]] = (),
+    skip: str | type[nn.Module] | Sequence[str | type[nn.Module]] = (),
     norms: tuple[type[nn.Module], ...] = (),
     frozen: bool = False,
     allow_empty: bool = False,
@@ -35,7 +38,7 @@ def no_decay(
         model: The module.
         weight_decay: Of the first group; None: the optimizer's own number.
         embeddings: Whether embeddings go without decay too.
-        skip: Patterns, as in `by_pattern`, of what else goes without.
+        skip: Patterns, as in `by_pattern`, of what else goes without; or one.
         norms: Types of normalization layers besides torch's and those called ...Norm.
         frozen: Whether parameters that require no gradient are grouped too.
         allow_empty: Whether a pattern may match nothing, and the group without decay be missing.
@@ -56,25 +59,20 @@ def no_decay(
         Optimizer groups: 1 decay(weight_decay=0.01), 3 no_decay(weight_decay=0)
     """
     found, left_out = parameters(model, frozen=frozen)
-    matchers = [matcher(pattern) for pattern in skip]
+    read = matchers(skip)
     free = {"bias", "norm", "vector"} | ({"embedding"} if embeddings else set())
     decay, without = Part("decay", decayed(weight_decay)), Part("no_decay", {"weight_decay": 0.0})
     for x in found:
         what, why = kind(x, norms)
-        hit = next((m for m in matchers if m(x)), None)
+        hit = next((m for m in read if m(x)), None)
         part = without if hit or what in free else decay
         part.chosen.append((x, f"matches {hit.text}" if hit else f"{what}, {why}"))
     if not allow_empty:
-        _all_match(matchers, found)
+        all_match("skip", read, found, left_out)
         if not without.chosen:
-            raise empty("no_decay", "there are no norms and no biases to leave without decay")
+            fix = "there are no norms and no biases to leave without decay"
+            raise empty("no_decay", fix, [x for x in left_out if kind(x, norms)[0] in free])
     return assemble([decay, without], left_out)
-
-
-def _all_match(matchers: Sequence[Matcher], found: Sequence[Parameter]) -> None:
-    for m in matchers:
-        if not any(m(x) for x in found):
-            raise empty(f"skip={m.text}", m.hint(found))
 
 
 def yolo(
@@ -111,10 +109,12 @@ def yolo(
         Jocher 2020, YOLOv5; the groups of its `smart_optimizer`.
 
     Differs:
-        A bias is told by its own name in its module, where Ultralytics looks at the full name, so that all
-        of a module called `bias_net` would be biases; a norm also by a class called ...Norm that is not
-        torch's; single numbers such as CLIP's logit scale go with the norms, whatever they are called. A
-        weight that modules share stands once.
+        A bias is what is called so by its own name in its module and is a vector: YOLOv5 asks for exactly
+        `bias`, so that attention's `in_proj_bias` is decayed there; Ultralytics looks at the full name, so
+        that all of a module called `bias_net`, and a table of relative position biases, would be biases. A
+        norm is also a class called ...Norm that is not torch's; vectors and single numbers of other modules
+        (an unknown norm's weight, LayerScale, CLIP's logit scale) go with the norms, where both mostly decay
+        them. A weight that modules share stands once.
 
     Example:
         >>> import torch, thalweg
@@ -129,13 +129,13 @@ def yolo(
     parts["weight"].numbers = decayed(weight_decay)
     for x in found:
         what, why = kind(x, norms)
-        is_scale = what == "norm" or x.tensor.ndim == 0
-        tag = "bias" if what == "bias" else "bn" if is_scale else "weight"
-        parts[tag].chosen.append((x, why))
+        parts[YOLO_TAGS.get(what, "weight")].chosen.append((x, why))
     for tag, part in parts.items():
         if not part.chosen and not allow_empty:
             fix = "name the type of your normalization layers, norms=(MyNorm,)"
-            raise empty(f"YOLO's group {tag!r}", fix if tag == "bn" else "look at the model")
+            frozen_ones = [x for x in left_out if YOLO_TAGS.get(kind(x, norms)[0], "weight") == tag]
+            fix = fix if tag == "bn" else "look at the model"
+            raise empty(f"YOLO's group {tag!r}", fix, frozen_ones)
     line = ", ".join(f"{len(parts[tag].chosen)} {said}" for tag, said in YOLO.items())
     return assemble(
         [parts[tag] for tag in order],

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import difflib
+import inspect
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import cache
 from typing import Any
 
 from torch import nn
 
+from thalweg.catalogue.names import CLASSES
 from thalweg.errors import ArgumentError, ArgumentTypeError, suggest
 from thalweg.groups.parameters import Parameter, parameters
 from thalweg.groups.result import TAG, Groups, Part, assemble, empty
@@ -88,6 +92,29 @@ def matcher(pattern: Pattern) -> Matcher:
     return Matcher(repr(pattern), "name", pattern)
 
 
+def matchers(patterns: Any) -> list[Matcher]:
+    """Read patterns; a single one stands for a list of it.
+
+    Raises:
+        ValueError, TypeError: As `matcher`.
+    """
+    alone = isinstance(patterns, (str, re.Pattern, type))
+    return [matcher(pattern) for pattern in ([patterns] if alone else patterns)]
+
+
+def all_match(
+    name: str, read: Sequence[Matcher], found: Sequence[Parameter], left_out: Sequence[Parameter]
+) -> None:
+    """Refuse a pattern that matches nothing.
+
+    Raises:
+        ValueError: There is one.
+    """
+    for m in read:
+        if not any(m(x) for x in found):
+            raise empty(f"{name}={m.text}", m.hint(found), [x for x in left_out if m(x)])
+
+
 def by_pattern(
     model: nn.Module,
     rules: Rules,
@@ -113,7 +140,8 @@ def by_pattern(
         A group for each rule, named by its pattern, and one named "rest".
 
     Raises:
-        ValueError: A rule matches nothing, or has nothing left of what it matches.
+        ValueError: A rule matches nothing, has nothing left of what it matches, or sets what is nearly, but
+            not quite, a number of our optimizers.
         TypeError: A rule is not of that form.
 
     Differs:
@@ -139,7 +167,7 @@ def by_pattern(
         part.chosen.append((x, f"matches {read[hits[0]][0].text}" if hits else "matches no rule"))
     for (m, _), part in zip(read, parts, strict=True):
         if not part.chosen and not allow_empty:
-            raise _nothing_left(m, read, found)
+            raise _nothing_left(m, read, found, left_out)
     return assemble([*parts, rest], left_out)
 
 
@@ -166,16 +194,31 @@ def _rule(entry: Any) -> tuple[Matcher, dict[str, Any]]:
     taken = [key for key in OWN if key in numbers]
     if taken:
         raise ArgumentError(f"rule {read.text} sets {taken[0]!r}, which the builder itself fills")
+    known = _known_numbers()
+    for key in numbers:
+        near = [] if key in known else difflib.get_close_matches(str(key), known, n=1, cutoff=0.8)
+        if near:
+            raise ArgumentError(f"rule {read.text} sets {key!r}. Did you mean {near[0]!r}?")
     return read, dict(numbers)
 
 
+@cache
+def _known_numbers() -> frozenset[str]:
+    """What any optimizer's groups may have; other keys are the user's own, if they are not near one."""
+    arguments = (inspect.signature(cls).parameters for cls in CLASSES.values())
+    return frozenset(("rule", "lr_scale", "use_muon", *(name for a in arguments for name in a)))
+
+
 def _nothing_left(
-    m: Matcher, read: Sequence[tuple[Matcher, Any]], found: Sequence[Parameter]
+    m: Matcher,
+    read: Sequence[tuple[Matcher, Any]],
+    found: Sequence[Parameter],
+    left_out: Sequence[Parameter],
 ) -> ArgumentError:
     """The error for a rule without parameters: nothing fits, or earlier rules took it all."""
     fitting = [x for x in found if m(x)]
     if not fitting:
-        return empty(f"rule {m.text}", m.hint(found))
+        return empty(f"rule {m.text}", m.hint(found), [x for x in left_out if m(x)])
     first = next(other for other, _ in read if other(fitting[0]))
     return ArgumentError(
         f"rule {m.text} gets no parameter: {fitting[0].name!r} and all else that it matches went to "

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from thalweg.errors import ArgumentError
+from thalweg.errors import ArgumentError, ArgumentTypeError
 from thalweg.groups.parameters import Parameter, shape
 
 TAG = "param_group"
@@ -159,7 +159,7 @@ class Part:
 
 def assemble(
     parts: Sequence[Part],
-    left_out: Sequence[str],
+    left_out: Sequence[Parameter],
     *,
     line: str | None = None,
     keep_empty: bool = False,
@@ -168,7 +168,7 @@ def assemble(
 
     Args:
         parts: In their order.
-        left_out: Names of frozen parameters that are in none.
+        left_out: Frozen parameters that are in none.
         line: The summary, if it is not the usual one.
         keep_empty: Whether a part without parameters becomes a group.
     """
@@ -190,13 +190,14 @@ def assemble(
     said = tuple(
         {"name": part.tag, **{k: _plain(v) for k, v in part.numbers.items()}} for part in kept
     )
-    return Groups(groups, Table(rows, said, tuple(left_out)), line)
+    return Groups(groups, Table(rows, said, tuple(x.name for x in left_out)), line)
 
 
-def check(groups: Iterable[Mapping[str, Any]], model: nn.Module) -> None:
+def check(groups: Sequence[dict[str, Any]], model: nn.Module) -> None:
     """Refuse groups that have a parameter of the model twice, or not at all, or one that is not its own.
 
-    For groups made or changed by hand; the builders' pass.
+    For groups made or changed by hand; the builders' pass. Parameters that are given as an iterator, as
+    `model.parameters()`, become a list in the group, so that the optimizer finds them too.
 
     Args:
         groups: As an optimizer takes them.
@@ -204,20 +205,23 @@ def check(groups: Iterable[Mapping[str, Any]], model: nn.Module) -> None:
 
     Raises:
         ValueError: With the name of the parameter and the groups.
+        TypeError: They are no groups.
 
     Example:
         >>> import torch, thalweg
         >>> model = torch.nn.Linear(2, 2)
         >>> thalweg.groups.check([{"params": [model.weight]}, {"params": [model.bias]}], model)
     """
+    if not isinstance(groups, (list, tuple)):
+        raise ArgumentTypeError(
+            f"groups are a list of dicts, each with 'params'; got {type(groups).__name__}"
+        )
     names: dict[Any, str] = {p: name for name, p in model.named_parameters()}
     seen: dict[Any, int] = {}
     for index, group in enumerate(groups):
-        params = group["params"]
-        for entry in [params] if isinstance(params, Tensor) else params:
-            p = entry[1] if isinstance(entry, tuple) else entry
+        for name, p in _entries(group, index):
             if p not in names:
-                where = entry[0] if isinstance(entry, tuple) else f"of size {tuple(p.size())}"
+                where = f"of size {tuple(p.size())}" if name is None else name
                 raise ArgumentError(
                     f"group {index} has a parameter ({where}) that is not the model's: groups made before "
                     "the model was copied, moved or wrapped hold the old ones"
@@ -237,8 +241,40 @@ def check(groups: Iterable[Mapping[str, Any]], model: nn.Module) -> None:
         )
 
 
-def empty(what: str, fix: str) -> ArgumentError:
-    """The error for a rule that matches nothing."""
+def _entries(group: Any, index: int) -> Iterator[tuple[str | None, Tensor]]:
+    """A group's parameters, with the names they have there.
+
+    Raises:
+        TypeError: It is no group.
+    """
+    if not isinstance(group, dict) or "params" not in group:
+        got = f"has {', '.join(map(repr, group))}" if isinstance(group, dict) else "is no dict"
+        raise ArgumentTypeError(f"group {index} {got}; it needs to be a dict with 'params'")
+    params = group["params"]
+    if not isinstance(params, Tensor):
+        if not isinstance(params, Iterable) or isinstance(params, (str, bytes)):
+            raise ArgumentTypeError(f"group {index} has params={params!r}; they are parameters")
+        group["params"] = params = params if isinstance(params, list) else list(params)
+    for entry in [params] if isinstance(params, Tensor) else params:
+        name, p = entry if isinstance(entry, tuple) and len(entry) == 2 else (None, entry)
+        if not isinstance(p, Tensor):
+            raise ArgumentTypeError(
+                f"group {index} has {p!r} among its params; they are parameters"
+            )
+        yield name, p
+
+
+def empty(what: str, fix: str, frozen: Sequence[Parameter] = ()) -> ArgumentError:
+    """The error for a rule that matches nothing.
+
+    Args:
+        what: The rule.
+        fix: What to do.
+        frozen: Parameters that it would match, did they require gradients.
+    """
+    if frozen:
+        names = f"{', '.join(x.name for x in frozen[:3])}{', ...' if len(frozen) > 3 else ''}"
+        fix = f"what would be its own is frozen ({names}): call requires_grad_(True) on it, pass frozen=True"
     return ArgumentError(f"{what} matches no parameter; {fix}, or pass allow_empty=True")
 
 

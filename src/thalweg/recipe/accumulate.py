@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeVar
 from torch import Tensor, nn
 
 from thalweg.errors import ArgumentError, CheckpointError
+from thalweg.recipe.numbers import whole
 
 T = TypeVar("T", float, Tensor)
 
@@ -33,6 +34,7 @@ class Accumulate:
 
     Raises:
         ArgumentError: A number out of range, or an unknown reduction.
+        ArgumentTypeError: What should be a number is none.
 
     Example:
         >>> from thalweg.recipe import Accumulate
@@ -56,10 +58,7 @@ class Accumulate:
             ("nominal", nominal, 1),
             ("warmup", warmup, 0),
         ):
-            if isinstance(value, bool) or int(value) != value or value < least:
-                raise ArgumentError(
-                    f"Invalid {name}: {value!r}. Accumulate needs a whole number >= {least}"
-                )
+            whole("Accumulate", name, value, least)
         if reduction not in ("sum", "mean"):
             raise ArgumentError(f"unknown reduction {reduction!r}; known: 'sum', 'mean'")
         self.batch_size, self.nominal, self.warmup = int(batch_size), int(nominal), int(warmup)
@@ -129,17 +128,27 @@ class Accumulate:
         """The settings and where it is: plain values."""
         return {**self.settings, "batch": self.batch, "last": self._last}
 
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Go on from a checkpoint; gradients that waited then are the caller's to keep.
+    def check(self, state_dict: Mapping[str, Any]) -> None:
+        """Whether `load_state_dict` would take it.
 
         Raises:
-            CheckpointError: It is of another accumulation, or of none; nothing was changed.
+            CheckpointError: It would not.
         """
         for name, value in self.settings.items():
             if state_dict.get(name, value) != value:
                 raise CheckpointError(
                     f"the checkpoint's {name} is {state_dict[name]!r}, this Accumulate's {value!r}"
                 )
-        if "batch" not in state_dict or "last" not in state_dict:
-            raise CheckpointError("this is no Accumulate's state_dict: it lacks 'batch' or 'last'")
+        for name, least in (("batch", 0), ("last", -1)):
+            count = state_dict.get(name)
+            if isinstance(count, bool) or not isinstance(count, int) or count < least:
+                raise CheckpointError(f"this is no Accumulate's state_dict: {name!r} is {count!r}")
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint; gradients that waited then are the caller's to keep.
+
+        Raises:
+            CheckpointError: It is of another accumulation, or of none; nothing was changed.
+        """
+        self.check(state_dict)
         self.batch, self._last, self._size = int(state_dict["batch"]), int(state_dict["last"]), 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ import torch
 from torch.optim.lr_scheduler import LRScheduler
 
 from thalweg.errors import CheckpointError
+from thalweg.recipe.constructed import progress
 from thalweg.recipe.models import held, unwrapped
 from thalweg.schedules import Scheduler
 
@@ -21,7 +23,7 @@ COUNTS = ("batch", "steps", "skipped", "scheduled")
 def state_of(recipe: Recipe) -> dict[str, Any]:
     """Everything that the next step depends on."""
     state = {
-        "recipe": dict(recipe.settings),
+        "recipe": {**recipe.settings, **recipe.constructed},
         "counts": {name: getattr(recipe, name) for name in COUNTS},
         "model": unwrapped(recipe.model).state_dict(),
         "optimizer": recipe.optimizer.state_dict(),
@@ -31,7 +33,9 @@ def state_of(recipe: Recipe) -> dict[str, Any]:
     }
     if recipe.accumulate.pending:
         parameters, _ = held(recipe.model)
-        state["gradients"] = {n: p.grad for n, p in parameters.items() if p.grad is not None}
+        state["gradients"] = {  # copies: later batches are added to these very tensors
+            n: p.grad.clone() for n, p in parameters.items() if p.grad is not None
+        }
     if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         state["random"]["cuda"] = torch.cuda.get_rng_state_all()
     if recipe.scheduler is not None:
@@ -44,7 +48,10 @@ def state_of(recipe: Recipe) -> dict[str, Any]:
 
 
 def load(recipe: Recipe, state: Mapping[str, Any], *, strict: bool) -> None:
-    """Go on from it, after a look at everything that can differ."""
+    """Go on from it, after a look at everything that can differ.
+
+    The optimizer is first: it alone may still refuse, and then changes nothing.
+    """
     _check(recipe, state, strict=strict)
     recipe.optimizer.load_state_dict(state["optimizer"])
     unwrapped(recipe.model).load_state_dict(state["model"])
@@ -56,8 +63,7 @@ def load(recipe: Recipe, state: Mapping[str, Any], *, strict: bool) -> None:
         recipe.average.restart()
     if recipe.precision.scaler is not None and "scaler" in state:
         recipe.precision.scaler.load_state_dict(state["scaler"])
-    own = {} if strict else recipe.accumulate.settings
-    recipe.accumulate.load_state_dict({**state["accumulate"], **own})
+    recipe.accumulate.load_state_dict(_accumulated(recipe, state, strict=strict))
     for name in COUNTS:
         setattr(recipe, name, int(state["counts"][name]))
     for name, p in held(recipe.model)[0].items():
@@ -68,41 +74,99 @@ def load(recipe: Recipe, state: Mapping[str, Any], *, strict: bool) -> None:
         torch.cuda.set_rng_state(random.cpu(), i)
 
 
+def _accumulated(recipe: Recipe, state: Mapping[str, Any], *, strict: bool) -> dict[str, Any]:
+    return {**state["accumulate"], **({} if strict else recipe.accumulate.settings)}
+
+
 def _load_scheduler(scheduler: LRScheduler, state: dict[str, Any], *, strict: bool) -> None:
-    """Ours compares schedules; torch's take what they are given."""
+    """Ours compares schedules; torch's take what they are given, constants too."""
     if isinstance(scheduler, Scheduler):
-        scheduler.load_state_dict(state, strict=strict)
+        scheduler.load_state_dict(state, strict=False)  # it was compared
     else:
-        scheduler.load_state_dict(state)
+        scheduler.load_state_dict(state if strict else progress(scheduler.state_dict(), state))
 
 
 def _check(recipe: Recipe, state: Mapping[str, Any], *, strict: bool) -> None:
-    needed = ("recipe", "counts", "model", "optimizer", "accumulate", "gradients", "random")
-    missing = [name for name in needed if name not in state]
+    parts = ("recipe", "counts", "model", "optimizer", "accumulate", "gradients", "random")
+    missing = [name for name in parts if name not in state]
     if missing:
         raise CheckpointError(f"this is no recipe's state_dict: it lacks {', '.join(missing)}")
-    _check_parts(recipe, state, strict=strict)
+    wrong = [name for name in parts if not isinstance(state[name], Mapping)]
+    if wrong:
+        raise CheckpointError(f"this is no recipe's state_dict: {wrong[0]!r} is no dict")
+    if strict:
+        _check_settings(recipe, state)
+    _check_model(recipe, state)
+    for name in COUNTS:
+        count = state["counts"].get(name)
+        if isinstance(count, bool) or not isinstance(count, int) or count < 0:
+            raise CheckpointError(f"the checkpoint's count {name!r} is {count!r}")
+    recipe.accumulate.check(_accumulated(recipe, state, strict=strict))
     if recipe.average is not None and "average" in state:
         recipe.average.check(state["average"])
-    own = unwrapped(recipe.model).state_dict()
-    given = state["model"]
+    if recipe.scheduler is not None and "scheduler" in state:
+        _check_scheduler(recipe.scheduler, state["scheduler"], strict=strict)
+    if recipe.precision.scaler is not None and "scaler" in state:
+        lacks = [k for k in recipe.precision.scaler.state_dict() if k not in state["scaler"]]
+        if lacks:
+            raise CheckpointError(f"the checkpoint's scaler lacks {', '.join(lacks)}")
+    _check_random(state["random"])
+
+
+def _check_scheduler(scheduler: LRScheduler, state: Any, *, strict: bool) -> None:
+    if isinstance(scheduler, Scheduler):
+        scheduler.check(state, strict=strict)
+    elif not _same_keys(scheduler.state_dict(), state):
+        raise CheckpointError(
+            f"the checkpoint's scheduler is no {type(scheduler).__name__}; make the recipe with one like it"
+        )
+
+
+def _same_keys(own: Mapping[str, Any], given: Any) -> bool:
+    """Whether one torch scheduler's state fits another's, and what is within them."""
+    if not isinstance(given, Mapping) or set(own) != set(given):
+        return False
+    a, b = own.get("_schedulers", ()), given.get("_schedulers", ())
+    return len(a) == len(b) and all(_same_keys(x, y) for x, y in zip(a, b, strict=True))
+
+
+def _check_random(random: Mapping[str, Any]) -> None:
+    own = torch.get_rng_state()
+    states = [random.get("cpu"), *random.get("cuda", ())]
+    if not all(isinstance(x, torch.Tensor) and x.dtype is torch.uint8 for x in states) or (
+        states[0].shape != own.shape
+    ):
+        raise CheckpointError("the checkpoint's 'random' is not what torch.get_rng_state() returns")
+
+
+def _check_model(recipe: Recipe, state: Mapping[str, Any]) -> None:
+    """Names and shapes of weights and of gradients that wait."""
+    own, parameters = unwrapped(recipe.model).state_dict(), held(recipe.model)[0]
+    given, waiting = state["model"], state["gradients"]
     wrong = [f"{n!r} is missing" for n in own if n not in given]
     wrong += [f"{n!r} is not in this model" for n in given if n not in own]
-    wrong += [
-        f"{n!r} has shape {tuple(given[n].shape)}, here {tuple(x.shape)}"
-        for n, x in own.items()
-        if n in given
-        and isinstance(x, torch.Tensor)
-        and getattr(given[n], "shape", None) != x.shape
-    ]
+    wrong += _of_another_shape(given, own)
+    wrong += [f"the gradient of {n!r} is not of this model" for n in waiting if n not in parameters]
+    wrong += _of_another_shape(waiting, parameters)
     if wrong:
         raise CheckpointError(f"the checkpoint is another model's: {', '.join(wrong[:3])}")
 
 
-def _check_parts(recipe: Recipe, state: Mapping[str, Any], *, strict: bool) -> None:
-    if not strict:
-        return
-    saved, own = state["recipe"], recipe.settings
+def _of_another_shape(given: Mapping[str, Any], own: Mapping[str, Any]) -> list[str]:
+    shapes = {
+        n: (getattr(given[n], "shape", None), x.shape)
+        for n, x in own.items()
+        if n in given and isinstance(x, torch.Tensor)
+    }
+    return [
+        f"{n!r} has shape {'none' if a is None else tuple(a)}, here {tuple(b)}"
+        for n, (a, b) in shapes.items()
+        if a != b
+    ]
+
+
+def _check_settings(recipe: Recipe, state: Mapping[str, Any]) -> None:
+    saved, own = state["recipe"], {**recipe.settings, **recipe.constructed}
     differs = [
         f"{k}: {saved.get(k, 'nothing')!r} there, {own.get(k, 'nothing')!r} here"
         for k in {**saved, **own}
@@ -129,3 +193,10 @@ def _check_parts(recipe: Recipe, state: Mapping[str, Any], *, strict: bool) -> N
             f"the checkpoint is of another recipe: {'; '.join(differs)}. Make the recipe as it was, or "
             "load with strict=False to go on with this one"
         )
+    for name, value in recipe.constructed.items():
+        if "<" in str(value):
+            warnings.warn(
+                f"{name} is {value}, which has no name to be compared by: it is taken for the checkpoint's. "
+                "A function at the top of a module has one",
+                stacklevel=5,
+            )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import numbers
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -28,6 +30,15 @@ OTHERS = frozenset(
 )
 """What the same files say to the loss and to the augmentation."""
 
+MEANT = {
+    **dict.fromkeys(("lr", "learning_rate"), "'lr0'"),
+    **dict.fromkeys(("beta1", "betas"), "'momentum'"),
+    **dict.fromkeys(("wd", "decay"), "'weight_decay'"),
+    "nbs": "the argument nominal=",
+    **{name: f"the argument {name}=" for name in ("optimizer", "epochs", "batch_size", "nominal")},
+}
+"""What other tools' names are here."""
+
 BELOW_ONE = ("momentum", "warmup_momentum")
 
 
@@ -35,35 +46,57 @@ def given(hyp: Mapping[str, float] | str | Path | None) -> dict[str, float]:
     """Return those of `DEFAULTS` that were given, checked.
 
     Raises:
-        ArgumentError: A number out of range, or a name that is near one of ours and is none.
-        ArgumentTypeError: What should be a number is none.
+        ArgumentError: A number out of range, a name that YOLOv5's files do not have, a line that does not
+            read as `name: number`, a name that stands twice, or a file that says nothing of all this.
+        ArgumentTypeError: It is neither a dict nor a path, or what should be a number is none.
         OSError: There is no such file.
     """
-    where = "hyp" if hyp is None or isinstance(hyp, Mapping) else str(hyp)
-    read = {} if hyp is None else hyp if isinstance(hyp, Mapping) else _read(Path(hyp))
-    found: dict[str, float] = {}
-    for name, value in read.items():
-        if name in DEFAULTS:
-            found[name] = _checked(name, value, where)
-        elif name not in OTHERS and suggest(name, DEFAULTS):
-            raise ArgumentError(
-                f"{where} has {name!r}, which YOLOv5 does not know.{suggest(name, DEFAULTS)}"
-            )
+    if hyp is None:
+        return {}
+    if isinstance(hyp, Mapping):
+        return _ours(hyp, "hyp")
+    if not isinstance(hyp, (str, Path)):
+        raise ArgumentTypeError(
+            f"hyp is {hyp!r}; it must be a dict, as {{'lr0': 0.01}}, or the path of a YAML file"
+        )
+    found = _ours(_read(Path(hyp)), str(hyp))
+    if not found:
+        raise ArgumentError(f"{hyp} has none of {', '.join(DEFAULTS)}: it is no file of these")
     return found
 
 
+def _ours(read: Mapping[str, float], where: str) -> dict[str, float]:
+    for name in read:
+        _known(name, where)
+    return {name: _checked(name, x, where) for name, x in read.items() if name in DEFAULTS}
+
+
+def _known(name: object, where: str) -> None:
+    if name in DEFAULTS or name in OTHERS:
+        return
+    meant = MEANT.get(str(name).lower())
+    hint = f" Here that is {meant}." if meant else suggest(str(name), DEFAULTS)
+    raise ArgumentError(
+        f"{where} has {name!r}, which YOLOv5's hyper-parameters do not.{hint} Known: "
+        f"{', '.join(DEFAULTS)}; and those of its loss and augmentation, which are passed over"
+    )
+
+
 def _checked(name: str, value: object, where: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ArgumentTypeError(
-            f"{where}: {name} is {value!r}; it must be a number; typical: {DEFAULTS[name]}"
-        )
-    low = value < 0.0 or (name == "lr0" and value == 0.0)
-    if low or not math.isfinite(value) or (name in BELOW_ONE and value >= 1.0):
+    typical = f"typical: {DEFAULTS[name]}"
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise ArgumentTypeError(f"{where}: {name} is {value!r}; it must be a number; {typical}")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    low = number < 0.0 or (name == "lr0" and number == 0.0)
+    if low or not math.isfinite(number) or (name in BELOW_ONE and number >= 1.0):
         bound = "> 0" if name == "lr0" else "in [0, 1)" if name in BELOW_ONE else ">= 0"
         raise ArgumentError(
-            f"{where}: {name} is {value!r}; it must be {bound}; typical: {DEFAULTS[name]}"
+            f"{where}: {name} is {number!r}; it must be {bound} and finite; {typical}"
         )
-    return float(value)
+    return number
 
 
 def _read(path: Path) -> dict[str, float]:
@@ -76,13 +109,26 @@ def _read(path: Path) -> dict[str, float]:
         text = line.partition("#")[0].strip().lstrip("\ufeff")
         if not text or text in ("---", "..."):
             continue
+        where = f"{path}, line {i}"
         name, colon, value = (part.strip() for part in text.partition(":"))
-        try:
-            found[name.strip("'\"")] = float(value)
-        except ValueError:
-            if colon and name.strip("'\"") not in DEFAULTS:
-                continue  # a path, a list: said to others
+        name = name.strip("'\"")
+        readable = colon and re.fullmatch(r"[\w-]+", name)
+        if readable:
+            _known(name, where)
+        if name in found:
+            raise ArgumentError(f"{where}: {name!r} stands there already; leave one of them out")
+        number = _number(value) if readable else None
+        if number is not None:
+            found[name] = number
+        elif name not in OTHERS:  # those may be lists, said to others
             raise ArgumentError(
-                f"{path}, line {i}: {line.strip()!r} does not read as 'name: number', as 'lr0: 0.01'"
-            ) from None
+                f"{where}: {line.strip()!r} does not read as 'name: number', as 'lr0: 0.01'"
+            )
     return found
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None

@@ -59,17 +59,18 @@ class Precision:
     def step(self) -> bool:
         """Take the step and update the scaler; return whether it was taken.
 
-        A scaler backs off exactly when it skipped, whichever way the optimizer takes part; the option
+        A scaler skips what it found infinite, also where its number can become no smaller; the option
         `SkipNonFinite` counts what it held back.
         """
         held_back = self._held_back()
         if self.scaler is None:
             self.optimizer.step()
         else:
-            before = self.scaler.get_scale()
             self.scaler.step(self.optimizer)
+            found = self.scaler._found_inf_per_device(self.optimizer).values()
+            overflowed = any(float(x) for x in found)
             self.scaler.update()
-            if self.scaler.get_scale() < before:
+            if overflowed:
                 return False
         return self._held_back() == held_back
 

@@ -9,15 +9,17 @@ import torch
 from torch import nn
 
 from thalweg import groups as grouping
-from thalweg.catalogue import create_optimizer
-from thalweg.catalogue.names import parse
+from thalweg.catalogue.names import Named
+from thalweg.catalogue.numbers import settled
 from thalweg.errors import ArgumentError
+from thalweg.recipe import made
 from thalweg.recipe.accumulate import Accumulate
 from thalweg.recipe.average import ModelAverage
 from thalweg.recipe.models import unwrapped
+from thalweg.recipe.numbers import real, whole
 from thalweg.recipe.recipe import Recipe
 from thalweg.recipe.said import announce, said, said_rest, spelled
-from thalweg.schedules import Schedule, Scheduler, cosine, linear
+from thalweg.schedules import Schedule, Scheduler, constant, cosine, linear
 from thalweg.schedules import warmup as rising
 
 ADAMS = ("adam", "adamw")
@@ -43,14 +45,14 @@ def transformer(
     """Train a transformer from scratch: decay on matrices only, warm-up, cosine to a tenth, clipping to 1.
 
     The clock is steps that were taken, so that neither accumulation nor an overflow shortens the schedule.
-    Losses are means over their batches.
+    Losses are means over their batches. A schedule-free optimizer keeps its lr after the warm-up.
 
     Args:
         model: Any module; `thalweg.groups.no_decay` groups its parameters.
         steps: Optimizer steps of the training, >= 1.
         optimizer: AdamW with betas (0.9, 0.95), or any that `create_optimizer` knows, with options.
-        lr: None: 3e-4 for Adam and AdamW, else the optimizer's own.
-        weight_decay: Of the matrices; None: 0.1 for AdamW, else the optimizer's own.
+        lr: None: as the optimizer's text says, else 3e-4 for Adam and AdamW, else the optimizer's own.
+        weight_decay: Of the matrices; None: as the text says, else 0.1 for AdamW, else the optimizer's own.
         warmup: Steps of the warm-up; None: a tenth of training, 2000 at most; 0: none.
         end: What is left of lr at the end, as a factor.
         batch_size: Examples in a batch, of all processes together.
@@ -62,7 +64,8 @@ def transformer(
         verbose: Whether to print what was chosen.
 
     Raises:
-        ArgumentError: A number out of range, an unknown optimizer, a warm-up as long as training.
+        ArgumentError: A number out of range or said twice, an unknown optimizer, a warm-up as long as
+            training.
 
     Reference:
         Touvron et al. 2023, arXiv:2302.13971, section 2.3.
@@ -78,20 +81,24 @@ def transformer(
           lr: warmup(100) >> cosine(900, end=0.1)
           fp32; gradients clipped to 1; average: none
     """
-    warmup = min(2000, steps // 10) if warmup is None else warmup
-    rest = _checked("transformer", steps, warmup)
-    own = _algorithm(optimizer)
-    arguments: dict[str, Any] = {"betas": (0.9, 0.95)} if own in ADAMS else {}
-    arguments |= _lr(lr, 3e-4 if own in ADAMS else None)
-    if weight_decay is None and own == "adamw":
-        weight_decay = 0.1
+    steps, warmup = _checked("transformer", steps, warmup, most=2000)
+    named = made.named("transformer", optimizer)
+    numbers = settled(
+        named,
+        {"lr": lr, "weight_decay": weight_decay},
+        _usual(named, 3e-4, 0.1) | ({"betas": (0.9, 0.95)} if named.name in ADAMS else {}),
+    )
+    groups = grouping.no_decay(
+        unwrapped(model), numbers.pop("weight_decay", None), allow_empty=True
+    )
     return _recipe(
         "transformer",
         model,
-        (optimizer, arguments),
-        grouping.no_decay(unwrapped(model), weight_decay, allow_empty=True),
-        _after(warmup, cosine(rest, end)),
+        named.made(groups, **numbers),
+        groups,
+        (warmup, cosine(steps - warmup, end)),
         steps=steps,
+        settings={"optimizer": optimizer},
         accumulate=_accumulate(batch_size, nominal),
         verbose=verbose,
         parts={"clip": clip, "average": average, "precision": precision, "scaler": scaler},
@@ -125,8 +132,8 @@ def finetune(
         model: Any module.
         steps: Optimizer steps of the training, >= 1.
         optimizer: AdamW, or any that `create_optimizer` knows, with options.
-        lr: None: 2e-5 for Adam and AdamW, else the optimizer's own.
-        weight_decay: Of the matrices; None: 0.01 for AdamW, else the optimizer's own.
+        lr: None: as the optimizer's text says, else 2e-5 for Adam and AdamW, else the optimizer's own.
+        weight_decay: Of the matrices; None: as the text says, else 0.01 for AdamW, else the optimizer's own.
         warmup: Steps of the warm-up; None: a tenth of training; 0: none.
         layer_decay: The lr's factor per layer away from the output, in (0, 1]; None: one lr for all.
         layers: As in `thalweg.groups.layer_decay`.
@@ -139,8 +146,8 @@ def finetune(
         verbose: Whether to print what was chosen.
 
     Raises:
-        ArgumentError: A number out of range, an unknown optimizer, a warm-up as long as training, or layers
-            that get an lr each of an optimizer whose lr is not said.
+        ArgumentError: A number out of range or said twice, an unknown optimizer, a warm-up as long as
+            training, or layers that get an lr each of an optimizer whose lr is not said.
 
     Reference:
         Devlin et al. 2018, arXiv:1810.04805, appendix A.3; layers: Clark et al. 2020, arXiv:2003.10555.
@@ -156,98 +163,96 @@ def finetune(
           lr: warmup(10) >> linear(90)
           fp32; gradients clipped to 1; average: none
     """
-    warmup = steps // 10 if warmup is None else warmup
-    rest = _checked("finetune", steps, warmup)
-    own = _algorithm(optimizer)
-    numbers = _lr(lr, 2e-5 if own in ADAMS else None)
-    if weight_decay is None and own == "adamw":
-        weight_decay = 0.01
+    steps, warmup = _checked("finetune", steps, warmup)
+    named = made.named("finetune", optimizer)
+    passed = {"lr": lr, "weight_decay": weight_decay}
+    numbers = settled(named, passed, _usual(named, 2e-5, 0.01))
+    decay = numbers.pop("weight_decay", None)
     if layer_decay is None:
-        groups = grouping.no_decay(unwrapped(model), weight_decay, allow_empty=True)
+        groups = grouping.no_decay(unwrapped(model), decay, allow_empty=True)
     elif "lr" in numbers:
         groups = grouping.layer_decay(
             unwrapped(model),
             numbers["lr"],
             layer_decay,
             layers=layers,
-            weight_decay=weight_decay,
+            weight_decay=decay,
         )
     else:
         raise ArgumentError(
-            f"finetune(layer_decay={layer_decay}) with {optimizer} needs an lr for the last layer: "
+            f"finetune(layer_decay={layer_decay}) with {optimizer!r} needs an lr for the last layer: "
             "lr=..., as each layer's follows from it"
         )
     return _recipe(
         "finetune",
         model,
-        (optimizer, numbers),
+        named.made(groups, **numbers),
         groups,
-        _after(warmup, linear(rest)),
+        (warmup, linear(steps - warmup)),
         steps=steps,
+        settings={"optimizer": optimizer},
         accumulate=_accumulate(batch_size, nominal),
         verbose=verbose,
         parts={"clip": clip, "average": average, "precision": precision, "scaler": scaler},
     )
 
 
-def _algorithm(name: str) -> str:
-    return parse(name)[0][0]
-
-
-def _lr(given: float | None, usual: float | None) -> dict[str, float]:
-    lr = usual if given is None else given
-    return {} if lr is None else {"lr": lr}
+def _usual(named: Named, lr: float, weight_decay: float) -> dict[str, Any]:
+    """What a preset has for Adam and AdamW; the numbers of all others are their own."""
+    found: dict[str, Any] = {"lr": lr} if named.name in ADAMS else {}
+    return found | ({"weight_decay": weight_decay} if named.name == "adamw" else {})
 
 
 def _accumulate(batch_size: int, nominal: int | None) -> Accumulate:
     return Accumulate(batch_size, nominal or batch_size, reduction="mean")
 
 
-def _checked(name: str, steps: int, warmup: int) -> int:
-    """The steps behind the warm-up."""
-    if steps < 1 or int(steps) != steps:
-        raise ArgumentError(f"{name} got steps={steps!r}; it needs a whole number >= 1")
-    if not 0 <= warmup < steps:
+def _checked(name: str, steps: int, warmup: int | None, most: int | None = None) -> tuple[int, int]:
+    """The steps of training and of its warm-up, if that is not said a tenth of them."""
+    steps = whole(name, "steps", steps, 1)
+    if warmup is None:
+        return steps, min(steps // 10, steps if most is None else most)
+    if not 0 <= real(name, "warmup", warmup) < steps:
         raise ArgumentError(
             f"{name} got warmup={warmup!r}; it must be in [0, {steps}): training has {steps} steps"
         )
-    return steps - warmup
-
-
-def _after(warmup: int, schedule: Schedule) -> Schedule:
-    return rising(warmup) >> schedule if warmup else schedule
+    return steps, warmup
 
 
 def _recipe(
     name: str,
     model: nn.Module,
-    optimizer: tuple[str, Mapping[str, Any]],
+    optimizer: torch.optim.Optimizer,
     groups: grouping.Groups,
-    schedule: Schedule,
+    schedule: tuple[int, Schedule],
     *,
     steps: int,
+    settings: Mapping[str, Any],
     accumulate: Accumulate,
     verbose: bool,
     parts: Mapping[str, Any],
 ) -> Recipe:
     """Put it together, and say so."""
-    made = create_optimizer(groups, optimizer[0], **optimizer[1])
+    warmup, rest = schedule
+    free = made.schedule_free(optimizer)
+    after = constant() if free else rest
+    whole_schedule = rising(warmup) >> after if warmup else after
     recipe = Recipe(
         model,
-        made,
-        Scheduler(made, schedule, steps=steps),
+        optimizer,
+        Scheduler(optimizer, whole_schedule, steps=steps),
         accumulate=accumulate,
         length=steps,
         name=name,
-        settings={"optimizer": optimizer[0]},
+        settings=settings,
         **parts,
     )
     if verbose:
         announce(
-            f"{name}: {spelled(made)}",
+            f"{name}: {spelled(optimizer)}",
             f"{steps} steps; {said(accumulate)}",
             groups.summary,
-            f"lr: {schedule}",
+            f"lr: {whole_schedule}" + (", since it is schedule-free" if free else ""),
             said_rest(recipe),
         )
     return recipe

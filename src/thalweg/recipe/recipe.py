@@ -14,12 +14,15 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from thalweg import files
 from thalweg.errors import ArgumentError, StepError
-from thalweg.recipe import checkpoint
+from thalweg.recipe import checkpoint, constructed
 from thalweg.recipe.accumulate import Accumulate
 from thalweg.recipe.average import ModelAverage
+from thalweg.recipe.made import wants_closure
 from thalweg.recipe.models import unwrapped
+from thalweg.recipe.numbers import real, whole
 from thalweg.recipe.precision import Precision
 from thalweg.recipe.writers import learning_rates
+from thalweg.schedules import Scheduler
 
 
 class Recipe:
@@ -43,10 +46,12 @@ class Recipe:
         precision: "fp32", "bf16" (autocast), or "fp16" (autocast and a GradScaler).
         scaler: A GradScaler of one's own, with any precision.
         length: Counts of the clock that the training has, >= 1; more are refused. None: no end.
-        name, settings: What a checkpoint is recognized by, beside the numbers of the parts.
+        name, settings: What a checkpoint is recognized by, beside the numbers of the parts, of the groups and
+            of the scheduler.
 
     Raises:
-        ArgumentError: A number out of range, another model's average, another optimizer's scheduler.
+        ArgumentError: A number out of range, another model's average or optimizer, another optimizer's
+            scheduler, a schedule that does not fit `length`, an optimizer whose step needs a closure.
 
     Example:
         >>> import torch, thalweg
@@ -87,8 +92,9 @@ class Recipe:
     ) -> None:
         if clock not in ("batch", "step"):
             raise ArgumentError(f"unknown clock {clock!r}; known: 'batch', 'step'")
-        if clip is not None and not clip > 0.0:
+        if clip is not None and not real("Recipe", "clip", clip) > 0.0:
             raise ArgumentError(f"Invalid clip: {clip}. Recipe needs > 0, or None; typical: 1.0")
+        length = None if length is None else whole("Recipe", "length", length, 1)
         if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
             raise ArgumentError(
                 "ReduceLROnPlateau waits for a metric: leave it out of the recipe, and call its step(metric) "
@@ -98,6 +104,19 @@ class Recipe:
             raise ArgumentError("the scheduler is of another optimizer: make it with this one")
         if average is not None and unwrapped(average.model) is not unwrapped(model):
             raise ArgumentError("average is of another model: make it with ModelAverage(model)")
+        if wants_closure(type(optimizer)):
+            raise ArgumentError(
+                f"{type(optimizer).__name__}.step needs a closure that evaluates the loss, and a recipe is "
+                "given a loss for each batch: write that loop by hand"
+            )
+        own = set(model.parameters())
+        if not any(p in own for group in optimizer.param_groups for p in group["params"]):
+            raise ArgumentError(
+                "the optimizer has none of the model's parameters: make it of this model, after moving or "
+                "wrapping it"
+            )
+        if length is not None and isinstance(scheduler, Scheduler):
+            scheduler.check_length(length)
         self.model, self.optimizer, self.scheduler = model, optimizer, scheduler
         self.average, self.clip = average, clip
         self.accumulate = accumulate or Accumulate(1, 1)
@@ -107,6 +126,10 @@ class Recipe:
         self.settings |= {"precision": precision, "clock": clock, "length": length, "clip": clip}
         self.settings |= settings or {}
         self.settings |= {f"accumulate.{k}": v for k, v in self.accumulate.settings.items()}
+        self.constructed = {
+            **{f"groups.{k}": x for k, x in constructed.of_groups(optimizer).items()},
+            **constructed.of_scheduler(scheduler),
+        }
         if average is not None:
             self.settings |= {f"average.{k}": v for k, v in average.settings.items()}
         self.batch = self.steps = self.skipped = 0
@@ -164,8 +187,17 @@ class Recipe:
                 f"the recipe {self.name} was made for {self.length} {unit}, and they are over: its "
                 "schedule ends there; make it for a longer training"
             )
+        self._refuse_averaged("step()")
+
+    def _refuse_averaged(self, what: str) -> None:
+        """Weights are what trains and is saved: not an average, whoever keeps it."""
         if self.average is not None and self.average.evaluating:
-            raise StepError("step() while the model holds its average: leave averaged() first")
+            raise StepError(f"{what} while the model holds its average: leave averaged() first")
+        if not all(group.get("train_mode", True) for group in self.optimizer.param_groups):
+            raise StepError(
+                f"{what} while the parameters hold the optimizer's average: leave optimizer.averaged(), or "
+                "call optimizer.train(), first"
+            )
 
     def _schedule(self) -> None:
         """Let the scheduler catch up with the count; torch's word on the order is for loops without one."""
@@ -191,10 +223,7 @@ class Recipe:
         Raises:
             StepError: The model holds its average, or gradients wait that differ between processes.
         """
-        if self.average is not None and self.average.evaluating:
-            raise StepError(
-                "state_dict() while the model holds its average: leave averaged() first"
-            )
+        self._refuse_averaged("state_dict()")
         if self._local:
             raise StepError(
                 "gradients wait for a step that processes have not exchanged: save when step() has "

@@ -8,6 +8,7 @@ import torch
 from torch import distributed
 
 from thalweg.recipe.accumulate import Accumulate
+from thalweg.recipe.made import averages
 from thalweg.recipe.recipe import Recipe
 
 NUMBERS = ("lr", "momentum", "betas", "nesterov")
@@ -43,7 +44,7 @@ def said(accumulate: Accumulate) -> str:
 def said_rest(recipe: Recipe) -> str:
     """Precision, clipping, average."""
     clip = "not clipped" if recipe.clip is None else f"clipped to {recipe.clip:g}"
-    average = "none"
+    average = "the optimizer's own" if averages(recipe.optimizer) else "none"
     if recipe.average is not None:
         kind, *numbers = recipe.average.settings.items()
         average = ", ".join([str(kind[1]), *(f"{k}={v}" for k, v in numbers)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,13 +12,15 @@ import torch
 from torch import nn
 
 from thalweg import groups as grouping
-from thalweg.catalogue import create_optimizer
-from thalweg.catalogue.names import parse
+from thalweg.catalogue.names import Named
+from thalweg.catalogue.numbers import momentum_arguments, momentum_field, settled
 from thalweg.errors import ArgumentError
+from thalweg.recipe import made
 from thalweg.recipe.accumulate import Accumulate
 from thalweg.recipe.average import ModelAverage
 from thalweg.recipe.hyperparameters import DEFAULTS, given
 from thalweg.recipe.models import unwrapped
+from thalweg.recipe.numbers import whole
 from thalweg.recipe.recipe import Recipe
 from thalweg.recipe.said import announce, said, said_rest, spelled
 from thalweg.schedules import (
@@ -28,39 +31,13 @@ from thalweg.schedules import (
     linear,
     one_cycle,
     per_epoch,
+    warmed,
 )
 
 NOMINAL, CLIP, DECAY, TAU = 64, 10.0, 0.9999, 2000.0
 TAG = "param_group"
-
-
-@dataclass(frozen=True, repr=False)
-class Warmed(Schedule):
-    """YOLO's warm-up: along a line from a factor to what a schedule is by then, which may move meanwhile.
-
-    Args:
-        schedule: What to arrive at.
-        steps: How long, >= 0.
-        start: The first factor.
-    """
-
-    schedule: Schedule
-    steps: int
-    start: float = 0.0
-
-    def value(self, t: float) -> float:
-        reached = self.schedule(t)
-        return reached if t >= self.steps else self.start + (reached - self.start) * t / self.steps
-
-    @property
-    def length(self) -> float | None:
-        """Of what it arrives at."""
-        return self.schedule.length
-
-    @property
-    def warmup_steps(self) -> float:
-        """Its own."""
-        return self.steps
+NAMES = {"lr": "lr0", "momentum": "momentum", "weight_decay": "weight_decay"}
+"""What the optimizer's numbers are called in `hyp`."""
 
 
 def yolov5(
@@ -86,8 +63,9 @@ def yolov5(
 
     Its loss is a sum over the images of a batch; with a loss that is a mean, say `reduction="mean"`. The
     hyper-parameters are meant for 64 images a step: smaller batches are accumulated, and the decay is
-    scaled by what a step really sees. With an optimizer other than the three it knows, numbers that `hyp`
-    does not give are that optimizer's own, and the biases' lr rises from 0 like the others'.
+    scaled by what a step really sees. With an optimizer other than the three it knows, numbers that neither
+    `hyp` nor its text gives are that optimizer's own, and the biases' lr rises from 0 like the others'. One
+    that averages weights itself gets no EMA, a schedule-free one no schedule but the warm-up.
 
     Formula:
         accumulate = max(round(64 / batch_size), 1);  weight_decay *= batch_size * accumulate / 64
@@ -100,12 +78,13 @@ def yolov5(
         batch_size: Images in a batch, of all processes together.
         epochs: Epochs, >= 1.
         hyp: Its hyper-parameters, a dict or a YAML file; what is missing is as YOLOv5 publishes it, what
-            is for the loss and the augmentation is passed over.
+            is for the loss and the augmentation is passed over. `momentum` is the first of betas where the
+            optimizer has those; they do not warm up.
         batches: Batches in an epoch, `len(loader)`.
         optimizer: "SGD" (Nesterov), "Adam" or "AdamW" (beta1 = momentum), or any that `create_optimizer`
             knows, with options.
         schedule: "cosine" or "linear".
-        groups: Groups of one's own; biases have `param_group="bias"`.
+        groups: Groups of one's own, with their decay; biases have `param_group="bias"`.
         ema: Whether to keep an average of the model, decay 0.9999 with a ramp of 2000 steps.
         clip: Joint norm of the gradients; None: not clipped.
         nominal: Images that a step should see.
@@ -116,8 +95,9 @@ def yolov5(
         verbose: Whether to print what was chosen.
 
     Raises:
-        ArgumentError: A number out of range, a hyper-parameter that YOLOv5 does not know, a warm-up longer
-            than training, an unknown optimizer (with a suggestion).
+        ArgumentError: A number out of range, or said by `hyp` and otherwise by the optimizer's text, a
+            hyper-parameter that YOLOv5 does not know, a warm-up longer than training, an unknown optimizer
+            (with a suggestion).
 
     Reference:
         Jocher 2020, YOLOv5 (ultralytics/yolov5), the training loop; hyper-parameters of its training from
@@ -141,28 +121,28 @@ def yolov5(
           lr 0.01 to 0.0001 along a cosine, after 1500 batches of warm-up (biases from 0.1)
           fp32; gradients clipped to 10; average: ema, decay=0.9999, tau=2000.0
     """
-    passed = given(hyp)
     chosen = _Chosen(
-        optimizer=optimizer,
-        values={**DEFAULTS, **passed},
-        passed=frozenset(passed),
-        epochs=epochs,
-        batches=batches,
-        min_warmup=min_warmup,
+        named=made.named("yolov5", optimizer),
+        passed=given(hyp),
+        epochs=whole("yolov5", "epochs", epochs, 1),
+        batches=whole("yolov5", "batches", batches, 1),
+        min_warmup=whole("yolov5", "min_warmup", min_warmup, 0),
         schedule=schedule,
     )
     accumulate = Accumulate(batch_size, nominal, warmup=chosen.warmup, reduction=reduction)
-    decay = None if chosen.weight_decay is None else accumulate.weight_decay(chosen.weight_decay)
-    if groups is None:
-        groups = grouping.yolo(unwrapped(model), decay)
-    made = create_optimizer(groups, optimizer, **chosen.arguments)
+    decay = chosen.numbers.get("weight_decay")
+    decay = None if decay is None else accumulate.weight_decay(decay)
+    parts = _groups(model, decay) if groups is None else groups
+    run = chosen.named.made(parts, **chosen.arguments)
     recipe = Recipe(
         model,
-        made,
-        chosen.scheduler(made),
+        run,
+        chosen.scheduler(run),
         clock="batch",
         accumulate=accumulate,
-        average=ModelAverage(model, decay=DECAY, tau=TAU) if ema else None,
+        average=ModelAverage(model, decay=DECAY, tau=TAU)
+        if ema and not made.averages(run)
+        else None,
         clip=clip,
         precision=precision,
         scaler=scaler,
@@ -172,33 +152,38 @@ def yolov5(
     )
     if verbose:
         announce(
-            f"yolov5: {spelled(made)}",
+            f"yolov5: {spelled(run)}",
             f"{epochs} epochs of {batches} batches of {batch_size}; {said(accumulate)}",
-            getattr(groups, "summary", f"Optimizer groups: {len(groups)}, as given"),
-            chosen.said_decay(decay, accumulate),
-            chosen.said_lr(made),
+            getattr(parts, "summary", f"Optimizer groups: {len(parts)}, as given"),
+            chosen.said_decay(run, accumulate, scaled=groups is None and decay is not None),
+            *chosen.said_momentum(),
+            chosen.said_lr(run),
             said_rest(recipe),
         )
     return recipe
+
+
+def _groups(model: nn.Module, decay: float | None) -> grouping.Groups:
+    try:
+        return grouping.yolo(unwrapped(model), decay)
+    except ArgumentError as e:
+        raise ArgumentError(
+            f"{e}: these are arguments of thalweg.groups.yolo, whose groups go to yolov5(..., groups=...)"
+        ) from None
 
 
 @dataclass(frozen=True)
 class _Chosen:
     """What follows from the arguments, before there is an optimizer."""
 
-    optimizer: str
-    values: Mapping[str, float]
-    passed: frozenset[str]
+    named: Named
+    passed: Mapping[str, float]
     epochs: int
     batches: int
     min_warmup: int
     schedule: str
 
     def __post_init__(self) -> None:
-        if self.batches < 1 or self.epochs < 1:
-            raise ArgumentError(
-                f"batches={self.batches} and epochs={self.epochs}; both must be at least 1"
-            )
         if self.schedule not in ("cosine", "linear"):
             raise ArgumentError(f"unknown schedule {self.schedule!r}; known: 'cosine', 'linear'")
         if self.warmup >= self.total:
@@ -207,6 +192,16 @@ class _Chosen:
                 f"{self.min_warmup}) = {self.warmup} batches, and training has {self.total}: lower "
                 "warmup_epochs (0: none) or min_warmup"
             )
+
+    @property
+    def values(self) -> dict[str, float]:
+        """What `hyp` says, and what it leaves out."""
+        return {**DEFAULTS, **self.passed}
+
+    @property
+    def known(self) -> bool:
+        """Whether YOLOv5's numbers are meant for this optimizer; those of others are their own."""
+        return self.named.name in ("sgd", "adam", "adamw")
 
     @property
     def total(self) -> int:
@@ -219,64 +214,86 @@ class _Chosen:
         epochs = self.values["warmup_epochs"]
         return max(round(epochs * self.batches), self.min_warmup) if epochs else 0
 
-    @property
-    def algorithm(self) -> str:
-        """The optimizer's name without arguments and options."""
-        return parse(self.optimizer)[0][0]
-
-    def own(self, name: str) -> float | None:
-        """A number for an optimizer that YOLOv5 does not know: only if it was passed."""
-        known = self.algorithm in ("sgd", "adam", "adamw")
-        return self.values[name] if known or name in self.passed else None
+    @cached_property
+    def numbers(self) -> dict[str, Any]:
+        """lr, momentum and weight_decay, as far as they are not the optimizer's own."""
+        passed = {ours: self.passed.get(theirs) for ours, theirs in NAMES.items()}
+        usual = {ours: DEFAULTS[theirs] for ours, theirs in NAMES.items()} if self.known else {}
+        return settled(self.named, passed, usual, names=NAMES)
 
     @property
     def arguments(self) -> dict[str, Any]:
         """What the optimizer is made with."""
-        lr, momentum = self.own("lr0"), self.values["momentum"]
-        found: dict[str, Any] = {} if lr is None else {"lr": lr}
-        if self.algorithm == "sgd":
-            found |= {"momentum": momentum, "nesterov": True}
-        elif self.algorithm in ("adam", "adamw"):
-            found |= {"betas": (momentum, 0.999)}
+        numbers = self.numbers
+        found: dict[str, Any] = {"lr": numbers["lr"]} if "lr" in numbers else {}
+        if "momentum" in numbers:
+            found |= momentum_arguments(self.named, numbers["momentum"])
         return found
 
     @property
-    def weight_decay(self) -> float | None:
-        """Of the weights, for a nominal batch; None: the optimizer's own."""
-        return self.own("weight_decay")
+    def bias_lr(self) -> float:
+        """Where the biases' lr begins."""
+        return (
+            self.values["warmup_bias_lr"] if self.known else self.passed.get("warmup_bias_lr", 0.0)
+        )
+
+    @property
+    def warms_momentum(self) -> bool:
+        """Whether the momentum rises; YOLOv5 lets the first of betas alone, as Adam corrects for it."""
+        asked = self.known or "warmup_momentum" in self.passed
+        return bool(self.warmup) and asked and momentum_field(self.named) == "momentum"
 
     def scheduler(self, optimizer: torch.optim.Optimizer) -> Scheduler:
-        """The lr of each group, and SGD's momentum, by the batch."""
-        lrf, bias = self.values["lrf"], self.own("warmup_bias_lr") or 0.0
-        cosine = self.schedule == "cosine"
+        """The lr of each group, and the momentum, by the batch."""
+        lrf, cosine = self.values["lrf"], self.schedule == "cosine"
         curve = one_cycle(1.0, lrf, self.epochs) if cosine else linear(self.epochs, 1.0, lrf)
-        each = per_epoch(curve, self.batches)
+        each: Schedule = per_epoch(curve, self.batches)
+        if made.schedule_free(optimizer):
+            each = constant()
         lr = [
-            Warmed(
-                each, self.warmup, bias / (float(g["lr"]) or 1.0) if g.get(TAG) == "bias" else 0.0
-            )
+            warmed(each, self.warmup, self._start(g)) if self.warmup else each
             for g in optimizer.param_groups
         ]
-        if self.algorithm != "sgd" or not self.warmup:
+        if not self.warms_momentum:
             return Scheduler(optimizer, lr, steps=self.total)
         last = optimizer.defaults["momentum"]
         momentum = linear(self.warmup, self.values["warmup_momentum"], last) >> constant(last)
         return Scheduler(optimizer, lr, steps=self.total, momentum=absolute(momentum))
 
-    def said_decay(self, decay: float | None, accumulate: Accumulate) -> str:
-        """One line."""
-        if decay is None:
-            return "weight_decay: the optimizer's own"
+    def _start(self, group: Mapping[str, Any]) -> float:
+        is_bias = group.get(TAG) == "bias"
+        return self.bias_lr / (float(group["lr"]) or 1.0) if is_bias else 0.0
+
+    def said_decay(
+        self, optimizer: torch.optim.Optimizer, accumulate: Accumulate, *, scaled: bool
+    ) -> str:
+        """One line, of what the groups have."""
+        values = dict.fromkeys(float(g.get("weight_decay", 0.0)) for g in optimizer.param_groups)
+        line = f"weight_decay {' and '.join(f'{x:g}' for x in values if x or len(values) == 1)}"
+        if not scaled:
+            unused = ": hyp's is not used" if "weight_decay" in self.passed else ""
+            return f"{line}, as the groups and the optimizer have it{unused}"
         return (
-            f"weight_decay {decay:g}: {self.weight_decay:g} for {accumulate.nominal} examples a step, of "
-            f"which there are {accumulate.batch_size * accumulate.batches(self.warmup)}"
+            f"{line}: {self.numbers['weight_decay']:g} for {accumulate.nominal} examples a step, of which "
+            f"there are {accumulate.batch_size * accumulate.batches(self.warmup)}"
         )
+
+    def said_momentum(self) -> list[str]:
+        """One line, where hyp's momentum is not simply the optimizer's."""
+        asked = [name for name in ("momentum", "warmup_momentum") if name in self.passed]
+        field = momentum_field(self.named)
+        if self.known or not asked or field == "momentum":
+            return []
+        if field is None:
+            return [f"{' and '.join(asked)}: not used, {self.named.cls.__name__} has no momentum"]
+        return [f"momentum: {field}, which does not warm up"]
 
     def said_lr(self, optimizer: torch.optim.Optimizer) -> str:
         """One line."""
-        lr, lrf = optimizer.param_groups[0]["initial_lr"], self.values["lrf"]
-        line = f"lr {float(lr):g} to {float(lr) * lrf:g} along a {self.schedule}, "
+        lr, lrf = float(optimizer.param_groups[0]["initial_lr"]), self.values["lrf"]
+        line = f"lr {lr:g} to {lr * lrf:g} along a {self.schedule}, "
+        if made.schedule_free(optimizer):
+            line = f"lr {lr:g}, which does not come down as it is schedule-free, "
         if not self.warmup:
             return line + "without warm-up"
-        bias = self.own("warmup_bias_lr") or 0.0
-        return line + f"after {self.warmup} batches of warm-up (biases from {bias:g})"
+        return line + f"after {self.warmup} batches of warm-up (biases from {self.bias_lr:g})"

@@ -1,15 +1,16 @@
 """Schedules: factors of the step in closed form, joined by >>, that drive any field of a group."""
 
-from thalweg.schedules.curves import lr_curve, plot_lr
-from thalweg.schedules.schedule import (
-    Schedule,
+from thalweg.schedules.combined import (
     absolute,
     function,
     join,
     per_epoch,
     product,
     scale,
+    warmed,
 )
+from thalweg.schedules.curves import lr_curve, plot_lr
+from thalweg.schedules.schedule import Schedule
 from thalweg.schedules.scheduler import Scheduler
 from thalweg.schedules.shapes import (
     constant,
@@ -44,6 +45,7 @@ __all__ = [
     "product",
     "scale",
     "per_epoch",
+    "warmed",
     "absolute",
     "function",
     "Schedule",

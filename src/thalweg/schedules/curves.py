@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from thalweg.errors import ArgumentError, ArgumentTypeError
+from thalweg.schedules import fields
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -68,6 +69,7 @@ def lr_curve(
         [[1.0, 1.0, 0.1]]
     """
     _check(optimizer, scheduler, epochs, field)
+    _check_metrics(metrics, epochs)
     shadow = _Shadow(optimizer)
     originals = {id(optimizer), *(id(s.optimizer) for s in _all(scheduler))}
     copied = copy.deepcopy(scheduler, dict.fromkeys(originals, shadow))
@@ -76,8 +78,8 @@ def lr_curve(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that no optimizer steps in between
         for epoch in range(epochs):
-            for values, group in zip(found, shadow.param_groups, strict=True):
-                values.append(_value(group, field))
+            for i, (values, group) in enumerate(zip(found, shadow.param_groups, strict=True)):
+                values.append(fields.number(group, i, field))
             if epoch + 1 < epochs:
                 _step(copied, epoch, metrics)
     torch.set_rng_state(rng)
@@ -124,13 +126,22 @@ def _check(optimizer: Any, scheduler: Any, epochs: int, field: str) -> None:
             f"plot_lr takes a torch optimizer and a torch scheduler, got {type(optimizer).__name__} and "
             f"{type(scheduler).__name__}; a schedule alone is drawn by schedule.plot()"
         )
-    if epochs < 1:
-        raise ArgumentError(f"epochs must be at least 1, got {epochs!r}")
+    if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
+        raise ArgumentError(f"epochs must be a whole number of at least 1, got {epochs!r}")
     if not any(g is h for g in scheduler.optimizer.param_groups for h in optimizer.param_groups):
         raise ArgumentError("the scheduler drives another optimizer than the one given")
     for i, group in enumerate(optimizer.param_groups):
-        if field.partition("[")[0] not in group:
+        if fields.split(field)[0] not in group:
             raise ArgumentError(f"group {i} has no {field!r}; it has {', '.join(map(str, group))}")
+        fields.number(group, i, field)
+
+
+def _check_metrics(metrics: Metrics | None, epochs: int) -> None:
+    if metrics is not None and not callable(metrics) and len(metrics) < epochs - 1:
+        raise ArgumentError(
+            f"metrics has {len(metrics)} values, and {epochs} epochs need {epochs - 1}: one at the end of "
+            "each but the last"
+        )
 
 
 def _all(scheduler: LRScheduler) -> list[LRScheduler]:
@@ -144,8 +155,3 @@ def _step(scheduler: LRScheduler, epoch: int, metrics: Metrics | None) -> None:
         scheduler.step(0.0)
     else:
         scheduler.step(metrics(epoch) if callable(metrics) else metrics[epoch])
-
-
-def _value(group: dict[str, Any], field: str) -> float:
-    key, _, index = field.partition("[")
-    return float(group[key][int(index.rstrip("]"))] if index else group[key])

@@ -10,16 +10,19 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from thalweg.errors import ArgumentError, ArgumentTypeError, CheckpointError, suggest
-from thalweg.schedules.schedule import Schedule, absolute
+from thalweg.errors import ArgumentError, ArgumentTypeError, CheckpointError, ThalwegError, suggest
+from thalweg.schedules import fields
+from thalweg.schedules.combined import absolute
+from thalweg.schedules.fields import TAG, Group
+from thalweg.schedules.schedule import Schedule
 from thalweg.schedules.text import as_schedule
 
 Single = Schedule | str | Callable[[float], float]
-Driving = Single | Sequence[Single | None] | Mapping[str, Single]
-Plan = Schedule | list[Schedule | None] | dict[str, Schedule]
-Group = dict[str, Any]
+Driving = Single | Sequence[Single | None] | Mapping[Any, Single]
+Plan = Schedule | list[Schedule | None] | dict[Any, Schedule]
 
-TAG = "param_group"
+UNNAMED = "<"  # in the names of lambdas, and of functions and objects within something
+SAMPLES = 64  # steps that are looked at before training
 
 
 class Scheduler(LRScheduler):
@@ -37,7 +40,7 @@ class Scheduler(LRScheduler):
             None: lr is left alone.
         steps: The length of training in calls of `step()`; schedules that are shorter are then refused.
         last_epoch: As in torch: -1 begins; else the step to resume at.
-        fields: Other fields likewise: `momentum=...`, `weight_decay=...`, `**{"betas[0]": ...}`. A factor
+        others: Other fields likewise: `momentum=...`, `weight_decay=...`, `**{"betas[0]": ...}`. A factor
             multiplies the base; with `absolute(...)` values are set.
 
     Raises:
@@ -62,11 +65,11 @@ class Scheduler(LRScheduler):
         *,
         steps: float | None = None,
         last_epoch: int = -1,
-        **fields: Driving,
+        **others: Driving,
     ) -> None:
         if not isinstance(optimizer, Optimizer):
             raise ArgumentTypeError(f"{type(optimizer).__name__} is not an Optimizer")
-        given = {**({} if lr is None else {"lr": lr}), **fields}
+        given = {**({} if lr is None else {"lr": lr}), **others}
         if not given:
             raise ArgumentError(
                 "Scheduler got no schedule; say what to drive, as lr='cosine(10000)'"
@@ -75,9 +78,12 @@ class Scheduler(LRScheduler):
         self.schedules = {name: _plan(name, value, groups) for name, value in given.items()}
         self._warned = False
         for name, plan in self.schedules.items():
-            for i, schedule in _each(plan, groups):
-                _check_length(name, schedule, steps)
-                _number(groups[i], i, name)
+            for i, _ in _each(plan, groups):
+                fields.number(groups[i], i, name)
+        if steps is not None:
+            self._check_length(groups, steps)
+        elif last_epoch == -1:
+            self._checked(groups, 0)
         self._take_bases(groups, fresh=last_epoch == -1)
         super().__init__(optimizer, last_epoch)
 
@@ -85,8 +91,9 @@ class Scheduler(LRScheduler):
         """The learning rates of this step."""
         groups = self.optimizer.param_groups
         self._take_bases(groups, fresh=True)
+        self._now = self._checked(groups, self.last_epoch)
         found: list[float | Tensor] = [g["lr"] for g in groups]
-        for i, value in self._values("lr"):
+        for i, value in self._now.get("lr", ()):
             found[i] = value
         return found
 
@@ -99,10 +106,9 @@ class Scheduler(LRScheduler):
             epoch: torch's deprecated way to say which.
         """
         super().step(epoch)
-        for name in self.schedules:
-            if name != "lr":
-                for i, value in self._values(name):
-                    _set(self.optimizer.param_groups[i], name, value)
+        for name, values in self._now.items():
+            for i, value in values if name != "lr" else ():
+                fields.put(self.optimizer.param_groups[i], name, value)
         ends = [
             schedule
             for plan in self.schedules.values()
@@ -121,12 +127,12 @@ class Scheduler(LRScheduler):
     def state_dict(self) -> dict[str, Any]:
         """The step, the base values and the schedules' texts: numbers and strings only."""
         groups = self.optimizer.param_groups
-        keys = [_initial(name) for name in self.schedules]
+        keys = [fields.initial(name) for name in self.schedules]
         return {
             "last_epoch": self.last_epoch,
             "_step_count": self._step_count,
-            "_last_lr": [_plain(value) for value in self._last_lr],
-            "bases": {key: [_plain(g.get(key)) for g in groups] for key in keys},
+            "_last_lr": [fields.plain(value) for value in self._last_lr],
+            "bases": {key: [fields.plain(g.get(key)) for g in groups] for key in keys},
             "schedules": {name: _said(plan) for name, plan in self.schedules.items()},
         }
 
@@ -140,25 +146,8 @@ class Scheduler(LRScheduler):
         Raises:
             CheckpointError: It is of other schedules, or for other groups; nothing was changed.
         """
-        missing = {"last_epoch", "_step_count", "bases", "schedules"} - set(state_dict)
-        if missing:
-            raise CheckpointError(
-                f"this is no Scheduler's state_dict: {min(missing)!r} is not in it"
-            )
-        own = {name: _said(plan) for name, plan in self.schedules.items()}
-        for name in [*own, *state_dict["schedules"]] if strict else []:
-            here, there = own.get(name), state_dict["schedules"].get(name)
-            if here != there:
-                raise CheckpointError(
-                    f"the checkpoint's schedule of {name!r} is {there}, this one's is {here}; use that, or "
-                    "strict=False to go on with this one"
-                )
+        self.check(state_dict, strict=strict)
         groups = self.optimizer.param_groups
-        for key, values in state_dict["bases"].items():
-            if len(values) != len(groups):
-                raise CheckpointError(
-                    f"the checkpoint has {key!r} of {len(values)} groups, the optimizer has {len(groups)}"
-                )
         for key, values in state_dict["bases"].items():
             for group, value in zip(groups, values, strict=True):
                 if value is not None:
@@ -167,19 +156,89 @@ class Scheduler(LRScheduler):
         self._step_count = state_dict["_step_count"]
         self._last_lr = list(state_dict.get("_last_lr", self._last_lr))
 
-    def _values(self, name: str) -> Iterator[tuple[int, float]]:
-        """What a field is in this step, by the group's index."""
+    def check(self, state_dict: Mapping[str, Any], *, strict: bool = True) -> None:
+        """Whether `load_state_dict` would take it.
+
+        Functions without a name of their own (lambdas) cannot be compared: they are taken for the same, with
+        a warning.
+
+        Raises:
+            CheckpointError: It would not.
+        """
+        missing = {"last_epoch", "_step_count", "bases", "schedules"} - set(state_dict)
+        if missing:
+            raise CheckpointError(
+                f"this is no Scheduler's state_dict: {min(missing)!r} is not in it"
+            )
+        own = {name: _said(plan) for name, plan in self.schedules.items()}
+        for name in dict.fromkeys([*own, *state_dict["schedules"]]) if strict else []:
+            here, there = own.get(name), state_dict["schedules"].get(name)
+            if here != there:
+                raise CheckpointError(
+                    f"the checkpoint's schedule of {name!r} is {there}, this one's is {here}; use that, or "
+                    "strict=False to go on with this one"
+                )
+            if UNNAMED in str(here):
+                warnings.warn(
+                    f"the schedule of {name!r} is {here}, which has no name to be compared by: it is taken "
+                    "for the checkpoint's. A function at the top of a module has one",
+                    stacklevel=3,
+                )
         groups = self.optimizer.param_groups
-        for i, schedule in _each(self.schedules[name], groups) if name in self.schedules else ():
-            value = schedule(self.last_epoch)
+        for key, values in state_dict["bases"].items():
+            if len(values) != len(groups):
+                raise CheckpointError(
+                    f"the checkpoint has {key!r} of {len(values)} groups, the optimizer has {len(groups)}"
+                )
+
+    def _values(
+        self, name: str, groups: Sequence[Group], step: float
+    ) -> Iterator[tuple[int, float]]:
+        """What a field is at a step, by the group's index."""
+        for i, schedule in _each(self.schedules[name], groups):
+            try:
+                value = schedule(step)
+            except (TypeError, ValueError) as e:
+                if isinstance(e, ThalwegError):
+                    raise
+                raise ArgumentTypeError(f"the schedule of {name!r}, {schedule!r}: {e}") from e
             if not isinstance(schedule, absolute):
-                value *= _number(groups[i], i, name, initial=True)
+                value *= fields.number(groups[i], i, name, base=True)
             yield i, value * groups[i].get("lr_scale", 1.0) if name == "lr" else value
+
+    def _checked(self, groups: Sequence[Group], step: float) -> dict[str, list[tuple[int, float]]]:
+        """All fields at a step; numbers that no optimizer can use are refused before any is set."""
+        found = {name: list(self._values(name, groups, step)) for name in self.schedules}
+        for name, values in found.items():
+            for i, value in values:
+                fields.check(value, groups[i], i, name, step)
+        return found
+
+    def check_length(self, steps: float) -> None:
+        """Refuse a training of so many steps: one that a schedule is shorter than, or its warm-up longer.
+
+        Values that no optimizer can use are looked for too, at some of the steps.
+
+        Raises:
+            ValueError: It does not fit.
+        """
+        self._check_length(self.optimizer.param_groups, steps)
+
+    def _check_length(self, groups: Sequence[Group], steps: float) -> None:
+        if isinstance(steps, bool) or not isinstance(steps, (int, float)) or not steps >= 1:
+            raise ArgumentError(
+                f"steps={steps!r}; the length of training is a number of steps, at least 1"
+            )
+        for name, plan in self.schedules.items():
+            for _, schedule in _each(plan, groups):
+                _fits(name, schedule, steps)
+        for step in {*(steps * k // SAMPLES for k in range(SAMPLES)), steps - 1}:
+            self._checked(groups, step)
 
     def _take_bases(self, groups: Sequence[Group], *, fresh: bool) -> None:
         """Note each group's base values, as torch does for lr."""
         for name, plan in self.schedules.items():
-            key = _initial(name)
+            key = fields.initial(name)
             for i, schedule in _each(plan, groups):
                 if key in groups[i] or isinstance(schedule, absolute):
                     continue
@@ -224,77 +283,23 @@ def _each(plan: Plan, groups: Sequence[Group]) -> Iterator[tuple[int, Schedule]]
                 )
             schedule = plan[i]
         else:
-            schedule = plan.get(str(group.get(TAG))) if isinstance(plan, dict) else plan
+            schedule = plan.get(group.get(TAG)) if isinstance(plan, dict) else plan
         if schedule is not None:
             yield i, schedule
 
 
-def _check_length(name: str, schedule: Schedule, steps: float | None) -> None:
-    if steps is None:
-        return
-    if schedule.warmup_steps >= steps:
+def _fits(name: str, schedule: Schedule, steps: float) -> None:
+    length, warmup = schedule.length, schedule.warmup_steps
+    if warmup > steps or (warmup == steps and (length is None or length > steps)):
         raise ArgumentError(
-            f"{name}: the warm-up of {schedule!r} takes {schedule.warmup_steps:g} steps, and training has "
-            f"{steps:g}; shorten it"
+            f"{name}: the warm-up of {schedule!r} takes {warmup:g} steps, and training has {steps:g}; "
+            "shorten it"
         )
     if schedule.lasts is not None and schedule.lasts < steps:
         raise ArgumentError(
             f"{name}: {schedule!r} ends at step {schedule.lasts:g}, and training has {steps:g} steps; "
             "make it longer, or add >> constant(...) to stay at a value"
         )
-
-
-def _initial(name: str) -> str:
-    return f"initial_{name.partition('[')[0]}"
-
-
-def _number(group: Group, i: int, name: str, *, initial: bool = False) -> float:
-    """A field's value, or its base, as a number.
-
-    Raises:
-        ValueError: The group has no such number.
-    """
-    key, _, index = name.partition("[")
-    if key not in group:
-        known = [k for k, v in group.items() if isinstance(v, (int, float, tuple, Tensor))]
-        raise ArgumentError(f"{_where(group, i)} has no {key!r} to drive.{suggest(key, known)}")
-    value: Any = group.get(_initial(name), group[key]) if initial else group[key]
-    try:
-        if index:
-            value = value[int(index.rstrip("]"))]
-        if isinstance(value, bool):
-            raise TypeError
-        return float(value)
-    except (TypeError, ValueError, IndexError, RuntimeError):
-        hint = "; name one of its numbers, as betas[0]" if isinstance(group[key], tuple) else ""
-        raise ArgumentError(
-            f"{_where(group, i)} has {key}={group[key]!r}, so that {name!r} is no number to drive{hint}"
-        ) from None
-
-
-def _where(group: Group, i: int) -> str:
-    name = group.get(TAG) or next(iter(group.get("param_names", ())), None)
-    return f"group {i} ({name!r})" if name else f"group {i}"
-
-
-def _set(group: Group, name: str, value: float) -> None:
-    key, _, index = name.partition("[")
-    if index:
-        old, at = group[key], int(index.rstrip("]"))
-        if isinstance(old[at], Tensor):
-            old[at].fill_(value)
-        else:
-            group[key] = type(old)(value if j == at else x for j, x in enumerate(old))
-    elif isinstance(group[key], Tensor):
-        group[key].fill_(value)
-    else:
-        group[key] = value
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.item()
-    return [_plain(x) for x in value] if isinstance(value, (tuple, list)) else value
 
 
 def _said(plan: Plan) -> Any:

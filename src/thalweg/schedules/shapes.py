@@ -8,12 +8,32 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from thalweg.errors import ArgumentError
+from thalweg.schedules.combined import rising
 from thalweg.schedules.schedule import Schedule, need
 
 
 def half_cosine(share: float) -> float:
     """From 0 to 1 along half a cosine."""
     return (1 - math.cos(math.pi * share)) / 2
+
+
+class Ramp(Schedule):
+    """From one factor to another in `steps`; what rises is a warm-up to a value that it keeps.
+
+    So it lasts any training that it is not longer than.
+    """
+
+    steps: float
+
+    @property
+    def lasts(self) -> float | None:
+        """Its length, if it goes down."""
+        return self.steps if self.value(self.steps) < self.value(0) else None
+
+    @property
+    def warmup_steps(self) -> float:
+        """All of them, if it rises."""
+        return self.steps if self.value(self.steps) > self.value(0) else 0
 
 
 @dataclass(frozen=True, repr=False)
@@ -81,7 +101,7 @@ class warmup(Schedule):
 
 
 @dataclass(frozen=True, repr=False)
-class linear(Schedule):
+class linear(Ramp):
     """Along a line; torch's LinearLR is `linear(5, 1 / 3, 1.0) >> constant()`.
 
     One that rises counts as a warm-up to its last value, which it keeps for any training.
@@ -107,14 +127,9 @@ class linear(Schedule):
     def value(self, t: float) -> float:
         return self.start + (self.end - self.start) * t / self.steps
 
-    @property
-    def lasts(self) -> float | None:
-        """Its length, if it goes down."""
-        return self.steps if self.end < self.start else None
-
 
 @dataclass(frozen=True, repr=False)
-class polynomial(Schedule):
+class polynomial(Ramp):
     """Down along a power of what is left.
 
     Formula:
@@ -140,7 +155,7 @@ class polynomial(Schedule):
 
 
 @dataclass(frozen=True, repr=False)
-class cosine(Schedule):
+class cosine(Ramp):
     """Down along half a cosine: slow, fast, slow.
 
     Formula:
@@ -169,7 +184,7 @@ class cosine(Schedule):
 
 
 @dataclass(frozen=True, repr=False)
-class one_cycle(Schedule):
+class one_cycle(Ramp):
     """YOLO's half cosine from one factor to another: `one_cycle(1.0, 0.01, epochs)`.
 
     Not Smith's cycle, which torch calls OneCycleLR: that goes up and down, as two of these joined do.
@@ -301,9 +316,10 @@ class multi_step(Schedule):
 
     def __post_init__(self) -> None:
         need(self, "gamma", above=0)
-        object.__setattr__(self, "milestones", tuple(self.milestones))
-        if list(self.milestones) != sorted(self.milestones) or not self.milestones:
-            raise ArgumentError(f"multi_step got milestones={self.milestones!r}; they must rise")
+        milestones = rising("multi_step", "milestones", self.milestones)
+        object.__setattr__(self, "milestones", milestones)
+        if not milestones:
+            raise ArgumentError("multi_step got no milestones; as (30, 60)")
 
     def value(self, t: float) -> float:
         return float(self.gamma ** bisect_right(self.milestones, t))

@@ -9,26 +9,28 @@ from typing import Any
 
 from thalweg.errors import ArgumentError, ArgumentTypeError, suggest
 from thalweg.schedules import shapes
-from thalweg.schedules.schedule import (
-    Schedule,
+from thalweg.schedules.combined import (
     absolute,
     function,
     join,
     per_epoch,
     product,
     scale,
+    warmed,
 )
+from thalweg.schedules.schedule import Schedule
 
 NAMES: dict[str, Callable[..., Schedule]] = {
     "join": join,
     "product": product,
     "scale": scale,
     "per_epoch": per_epoch,
+    "warmed": warmed,
     "absolute": absolute,
     **{
         name: cls
         for name, cls in vars(shapes).items()
-        if isinstance(cls, type) and issubclass(cls, Schedule) and cls is not Schedule
+        if isinstance(cls, type) and issubclass(cls, Schedule) and name == name.lower()
     },
 }
 """Every schedule by its name."""

@@ -12,6 +12,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from thalweg.recipe.models import unwrapped
+
+__all__ = ["Whole", "gradients", "put_gradients", "take_whole", "unwrapped"]
+
 TAG = "thalweg"
 
 
@@ -56,13 +60,3 @@ def put_gradients(model: nn.Module, kept: Mapping[str, Tensor]) -> None:
     for name, p in model.named_parameters():
         if name in kept:
             p.grad = kept[name].to(p.device, copy=True)
-
-
-def unwrapped(model: Any) -> nn.Module:
-    """The model within DistributedDataParallel and `torch.compile`."""
-    while True:
-        inner = getattr(model, "_orig_mod", None) or getattr(model, "module", None)
-        if not isinstance(inner, nn.Module):
-            found: nn.Module = model
-            return found
-        model = inner

@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from thalweg import groups
-from thalweg.catalogue import create_optimizer
 from thalweg.catalogue.names import Named, read
+from thalweg.catalogue.numbers import momentum_arguments
 from thalweg.engine.averages import keeps_average
 from thalweg.engine.optimizer import Optimizer
 from thalweg.errors import ArgumentError, ArgumentTypeError, CheckpointError
@@ -25,13 +25,7 @@ from thalweg.integrations.ultralytics.kept import (
     take_whole,
     unwrapped,
 )
-from thalweg.integrations.ultralytics.values import (
-    contradicted,
-    is_theirs,
-    momentum_arguments,
-    settled,
-    written,
-)
+from thalweg.integrations.ultralytics.values import contradicted, is_theirs, said, settled
 from thalweg.recipe import ModelAverage
 
 MODULE = __name__.rpartition(".")[0]
@@ -164,7 +158,7 @@ class ThalwegTrainer(Epochs):
     @staticmethod
     def _written(filled: dict[str, Any]) -> dict[str, Any]:
         name = filled.get("optimizer")
-        return {} if filled.get("resume") or is_theirs(name) else written(read(str(name)))
+        return {} if filled.get("resume") or is_theirs(name) else said(read(str(name)))
 
     def _refuse_to_lose_settings(self) -> None:
         """Ultralytics 8.3 starts processes that import the trainer by its name."""
@@ -203,16 +197,16 @@ class ThalwegTrainer(Epochs):
                 group.pop("weight_decay")
         numbers = {"lr": lr, **momentum_arguments(named, momentum)}
         self._tell(named, {**numbers, "weight_decay": decay}, parts.summary)
-        return create_optimizer(parts, name, **numbers)
+        return named.made(parts, **numbers)
 
     def _tell(self, named: Named, numbers: dict[str, Any], summary: str) -> None:
         from ultralytics.utils import LOGGER
 
         defaults = {k: p.default for k, p in inspect.signature(named.cls).parameters.items()}
         used = {k: ({**named.arguments, **numbers}).get(k, x) for k, x in defaults.items()}
-        said = ", ".join(f"{k}={x}" for k, x in used.items() if is_number(x))
+        numbers_of_it = ", ".join(f"{k}={x}" for k, x in used.items() if is_number(x))
         title = named.cls.__name__
-        whole = " + ".join([f"{title}({said})", *map(repr, named.options)])
+        whole = " + ".join([f"{title}({numbers_of_it})", *map(repr, named.options)])
         line = f"{whole}, warmup_bias_lr={self.args.warmup_bias_lr}"
         if self._filled:
             line += f"; not passed, and so {title}'s own: {', '.join(sorted(self._filled))}"

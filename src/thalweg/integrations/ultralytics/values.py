@@ -10,6 +10,7 @@ import torch
 
 from thalweg.catalogue import create_optimizer, optimizer_info
 from thalweg.catalogue.names import CLASSES, Named, parse, read
+from thalweg.catalogue.numbers import written
 from thalweg.errors import ArgumentError, suggest
 
 THEIRS = ("auto", "MuSGD")
@@ -38,7 +39,7 @@ def settled(overrides: Mapping[str, Any]) -> dict[str, Any]:
     if filled.get("resume") or is_theirs(filled.get("optimizer")):
         return filled
     named = named_in_training(filled["optimizer"])
-    filled |= written(named)
+    filled |= said(named)
     if named.name != "sgd":
         for key, value in own(named).items():
             filled.setdefault(key, value)
@@ -46,15 +47,10 @@ def settled(overrides: Mapping[str, Any]) -> dict[str, Any]:
     return filled
 
 
-def written(named: Named) -> dict[str, Any]:
+def said(named: Named) -> dict[str, Any]:
     """The numbers in the optimizer's text under Ultralytics' names for them."""
-    given = named.arguments
-    found = {k: given[k] for k in ("weight_decay", "momentum") if k in given}
-    if "lr" in given:
-        found["lr0"] = given["lr"]
-    if "betas" in given:
-        found["momentum"] = given["betas"][0]
-    return found
+    names = {"lr": "lr0", "momentum": "momentum", "weight_decay": "weight_decay"}
+    return {names[k]: x for k, x in written(named).items() if k in names}
 
 
 def contradicted(overrides: Mapping[str, Any], args: Any) -> str | None:
@@ -91,18 +87,6 @@ def own(named: Named) -> dict[str, Any]:
         "weight_decay": float(defaults.get("weight_decay", 0.0)),
         "warmup_bias_lr": 0.0,
     }
-
-
-def momentum_arguments(named: Named, momentum: float) -> dict[str, Any]:
-    """What of the constructor's arguments Ultralytics' `momentum` is: momentum, or the first of betas."""
-    parameters = inspect.signature(named.cls).parameters
-    if "momentum" in parameters:
-        nesterov = named.name == "sgd" and momentum > 0.0
-        return {"momentum": momentum, **({"nesterov": True} if nesterov else {})}
-    if "betas" in parameters:
-        betas = named.arguments.get("betas", parameters["betas"].default)
-        return {"betas": (momentum, *betas[1:])}
-    return {}
 
 
 def named_in_training(text: str) -> Named:
