@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
 
 import torch
 from torch.optim import Optimizer
 
-from thalweg.conformance.check import Check, Failed, NotApplicable, chosen, declared
+from thalweg.conformance.check import Check, Failed, NotApplicable, chosen, declared, expect
 from thalweg.conformance.report import FAIL, NOT_APPLICABLE, PASS, Outcome, Report
 from thalweg.conformance.subject import Factory, Subject
 from thalweg.errors import ArgumentError
+from thalweg.wrappers.protocol import not_set_up
 
 
 def check_optimizer(
@@ -51,10 +53,16 @@ def check_optimizer(
     """
     subject = Subject(factory, declared(capabilities))
     wanted = chosen(checks)
-    found = _named(subject) if title is None else title
+    found = _named(subject)
     start = time.perf_counter()
-    outcomes = [_examine(c, subject) for c in wanted]
-    return Report(found, tuple(sorted(subject.declared)), outcomes, time.perf_counter() - start)
+    first_move = cache(subject.first_move)
+    outcomes = [_examine(c, subject, first_move) for c in wanted]
+    return Report(
+        found if title is None else title,
+        tuple(sorted(subject.declared)),
+        outcomes,
+        time.perf_counter() - start,
+    )
 
 
 def _named(subject: Subject) -> str:
@@ -72,13 +80,16 @@ def _named(subject: Subject) -> str:
             f"the factory returned a {type(optimizer).__name__}, which is no torch.optim.Optimizer: "
             "schedulers, scalers and trainers refuse or ignore it"
         )
+    if complaint := not_set_up(optimizer):
+        raise ArgumentError(f"the factory returned a {type(optimizer).__name__}: {complaint}")
     cls = type(optimizer)
     package = cls.__module__.split(".")
     public = ".".join(package[:2] if package[0] == "torch" else package[:1])
     return f"{public}.{cls.__name__}"
 
 
-def _examine(check: Check, subject: Subject) -> Outcome:
+def _examine(check: Check, subject: Subject, first_move: Callable[[], int | None]) -> Outcome:
+    subject = Subject(subject.factory, subject.declared)
     excuse = check.excused(subject.declared)
     if excuse is not None:
         return Outcome(check.name, check.reason, NOT_APPLICABLE, excuse)
@@ -86,6 +97,7 @@ def _examine(check: Check, subject: Subject) -> Outcome:
     with _apart():
         try:
             check.run(subject)
+            _expect_moves(subject, first_move)
         except NotApplicable as e:
             status, message = NOT_APPLICABLE, str(e)
         except Failed as e:
@@ -93,6 +105,19 @@ def _examine(check: Check, subject: Subject) -> Outcome:
         except Exception as e:
             status, message = FAIL, f"expected no exception; got {type(e).__name__}: {_short(e)}"
     return Outcome(check.name, check.reason, status, message)
+
+
+def _expect_moves(subject: Subject, first_move: Callable[[], int | None]) -> None:
+    """Answer no if an optimizer of the check stood still longer than it does anywhere.
+
+    Two runs that move nothing agree to the bit, whatever a checkpoint or a copy lost.
+    """
+    for walk in subject.walks.values():
+        if walk.steps and not walk.moved:
+            first = first_move()
+            stood_still = first is None or walk.steps >= first
+            got = f"none moved in {walk.steps} with gradients that are not zero"
+            expect(not stood_still, "steps that move a weight", got)
 
 
 def _short(e: Exception) -> str:
