@@ -109,6 +109,23 @@ class ForgetsLoss(Sound):
         super().evaluate(closure)
 
 
+class SwallowsClosure(Sound):
+    def evaluate(self, closure):
+        try:
+            return super().evaluate(closure)
+        except Exception:
+            return None
+
+
+class StepsBeforeClosure(Sound):
+    """What the closure raises arrives, and a step is taken none the less."""
+
+    def step(self, closure=None):
+        with torch.no_grad():
+            self.advance()
+        return self.evaluate(closure)
+
+
 class TakesAnything(Sound):
     def __init__(self, params, lr=0.05, **_):
         super().__init__(params, lr)
@@ -158,6 +175,25 @@ class ShrinksItsRate(Sound):
 class OneRate(Sound):
     def rate(self, group):
         return self.param_groups[0]["lr"]
+
+
+class OneDecay(Sound):
+    """What a group says of its decay is not heard: biases decay with the rest."""
+
+    def update(self, group, p, state, g):
+        super().update({**group, "weight_decay": self.defaults["weight_decay"]}, p, state, g)
+
+
+class OneMomentum(Sound):
+    def update(self, group, p, state, g):
+        super().update({**group, "momentum": self.defaults["momentum"]}, p, state, g)
+
+
+class NoDecay(Sound):
+    """Takes a weight_decay, keeps it in its groups, and does nothing with it."""
+
+    def update(self, group, p, state, g):
+        super().update({**group, "weight_decay": 0.0}, p, state, g)
 
 
 class OneDirection(Sound):
@@ -252,6 +288,20 @@ class DecaysAnyway(Sound):
 class ClipsInPlace(Sound):
     def update(self, group, p, state, g):
         super().update(group, p, state, g.clamp_(-0.1, 0.1))
+
+
+class DecaysTheGradient(Sound):
+    """Adds the penalty to the user's gradient: only where there is one."""
+
+    def update(self, group, p, state, g):
+        if group["weight_decay"]:
+            g.add_(p, alpha=group["weight_decay"])
+        super().update({**group, "weight_decay": 0.0}, p, state, g)
+
+
+class NegatesTheGradient(Sound):
+    def directed(self, group, g):
+        return g.neg_() if group["maximize"] else g
 
 
 class NoneIsZero(Sound):
@@ -387,6 +437,15 @@ class OtherForeach(Sound):
         )
 
 
+class HasNoBackends(Sound):
+    """Takes the arguments of torch's classes, and raises whenever one is used."""
+
+    def __init__(self, params, lr=0.05, *, foreach=None, fused=None):
+        super().__init__(params, lr, foreach=foreach)
+        if foreach or fused:
+            raise TypeError("there is no foreach and no fused step")
+
+
 class CountsInFloat32(Sound):
     def fresh(self, p):
         return {**super().fresh(p), "step": torch.zeros((), dtype=torch.float32)}
@@ -397,11 +456,39 @@ class CountsInDefaultDtype(Sound):
         return {**super().fresh(p), "step": torch.zeros(())}
 
 
+# --- of no use at all -----------------------------------------------------------------------------
+
+
+class NeverMoves(Sound):
+    """All is kept, counted and loaded as it should be."""
+
+    def move(self, p, step):
+        pass
+
+
+class NeverMovesMuch(Sound):
+    """Small tensors move; large ones do not."""
+
+    def move(self, p, step):
+        super().move(p, step if p.numel() < 1000 else 0.0 * step)
+
+
+class NeverSetUp(torch.optim.Optimizer):
+    """Its constructor forgets the base class's."""
+
+    def __init__(self, params, lr=0.05):
+        self.param_groups = [{"params": list(params), "lr": lr}]
+
+    def step(self, closure=None):
+        pass
+
+
 BROKEN = {
     "hooks-once": (StepsThroughSuper, "pre, pre, post, post"),
     "closure-once": (ClosureTwice, "got 2 calls"),
     "closure-grad": (ClosureWithoutGrad, "got disabled"),
     "closure-loss": (ForgetsLoss, "got None"),
+    "closure-raises": (SwallowsClosure, "OutOfMemoryError that the closure raised; got none"),
     "misspelt-argument": (TakesAnything, "weight_decya; got an optimizer"),
     "negative-lr": (TakesAnyRate, "lr=-0.1; got an optimizer"),
     "no-parameters": (TakesNothing, "empty parameter list; got an optimizer"),
@@ -411,6 +498,7 @@ BROKEN = {
     "lr-from-groups": (KeepsItsRate, "made with that lr; got 0 (float32 (7,)) different"),
     "tensor-lr": (ShrinksItsRate, "the steps of the number 0.0625; got"),
     "lr-per-group": (OneRate, "each group as alone; got 2"),
+    "group-numbers": (OneDecay, "weight_decay=0.1 to walk as an optimizer made with it; got 2"),
     "maximize-per-group": (OneDirection, "negated gradients in that group; got 2"),
     "add-param-group": (KeepsItsParameters, "each group as alone; got 2"),
     "resume": (StateAside, "never interrupted; got parameter 0"),
@@ -452,3 +540,20 @@ BROKEN = {
     "counts-in-bf16": (CountsInDefaultDtype, "got [256]"),
 }
 """By check: an optimizer that fails it, and part of what the report says."""
+ALSO_BROKEN = [
+    ("closure-raises", StepsBeforeClosure, "step whose closure raised; got 0"),
+    ("group-numbers", OneMomentum, "momentum=0.25 to walk as an optimizer made with it; got 2"),
+    ("group-numbers", NoDecay, "weight_decay=0.1 to change the step; got the same bits"),
+    ("gradients-untouched", DecaysTheGradient, "after the step, weight_decay=0.1; got 0"),
+    ("gradients-untouched", NegatesTheGradient, "after the step, maximize=True; got 0"),
+    ("thread-counts", NeverMovesMuch, "a weight; got none moved in 3 with gradients that are not"),
+]
+"""In other ways: a check, an optimizer that fails it, and part of what the report says."""
+STANDS_STILL = {
+    "misspelt-argument",
+    "negative-lr",
+    "no-parameters",
+    "dcp-moves-nothing",
+    "sparse-refused",
+}
+"""What is asked of no step: the checks that an optimizer which never moves may pass."""

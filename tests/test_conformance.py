@@ -8,7 +8,17 @@ import torch
 from benchmarks import conformance
 
 import thalweg
-from broken_optimizers import BROKEN, CrashesInForks, Sound
+from broken_optimizers import (
+    ALSO_BROKEN,
+    BROKEN,
+    STANDS_STILL,
+    CrashesInForks,
+    HasNoBackends,
+    NeverMoves,
+    NeverSetUp,
+    Sound,
+    StepsThroughSuper,
+)
 from thalweg import ops
 from thalweg.conformance import CAPABILITIES, CHECKS, calls, check_optimizer, machine
 from thalweg.conformance.named import named_factory
@@ -25,9 +35,13 @@ def needed(name):
     return CHECKS[name].needs[:1]
 
 
-@pytest.mark.parametrize("name", CHECKS)
-def test_each_check_fails_on_what_is_broken(name):
-    broken, said = BROKEN[name]
+WRONG = [(name, *BROKEN[name]) for name in CHECKS if name in BROKEN] + ALSO_BROKEN
+
+
+@pytest.mark.parametrize(
+    ("name", "broken", "said"), WRONG, ids=[f"{n}-{b.__name__}" for n, b, _ in WRONG]
+)
+def test_each_check_fails_on_what_is_broken(name, broken, said):
     report = check_optimizer(broken, checks=[name], capabilities=needed(name))
     (outcome,) = report.outcomes
     assert outcome.status == "fail"
@@ -46,6 +60,45 @@ def test_a_sound_optimizer_passes_every_check():
     assert report.ok, report
     assert [o.name for o in report.not_applicable] == ["sparse-gradient"]
     assert len(report.passed) == len(CHECKS) - 1
+
+
+def test_what_never_moves_passes_nothing_that_takes_steps():
+    report = check_optimizer(NeverMoves)
+    assert {o.name for o in report.passed} == STANDS_STILL
+    assert report.failed[0].message == (
+        "expected steps that move a weight; got none moved in 3 with gradients that are not zero"
+    )
+
+
+def test_nothing_agrees_where_nothing_was_compared():
+    report = check_optimizer(HasNoBackends, checks=["backends-agree"])
+    (outcome,) = report.not_applicable
+    assert outcome.message == "it refuses foreach=True and fused=True"
+
+
+def test_a_factory_without_arguments_refuses_no_particular_one():
+    names = ["misspelt-argument", "negative-lr"]
+    report = check_optimizer(lambda params: torch.optim.SGD(params, lr=0.1), checks=names)
+    assert [o.name for o in report.not_applicable] == names
+    assert "the factory takes no lr: " in report.not_applicable[0].message
+
+
+def test_an_optimizer_that_was_never_set_up_is_told_so_once():
+    sentence = (
+        "the factory returned a NeverSetUp: it lacks defaults, state, _optimizer_step_pre_hooks, "
+        "which torch.optim.Optimizer's constructor makes; NeverSetUp.__init__ must call "
+        r"super\(\).__init__\(params, defaults\)"
+    )
+    for title in (None, "mine"):
+        with pytest.raises(ArgumentError, match=sentence):
+            check_optimizer(NeverSetUp, title=title)
+
+
+def test_the_users_classes_are_left_as_they_were():
+    StepsThroughSuper([torch.nn.Parameter(torch.zeros(1))])  # torch hooks its own step by itself
+    before = [vars(cls).get("step") for cls in StepsThroughSuper.__mro__]
+    check_optimizer(StepsThroughSuper, checks=["hooks-once"])
+    assert [vars(cls).get("step") for cls in StepsThroughSuper.__mro__] == before
 
 
 def test_a_crash_in_a_fork_is_told_from_a_hang():

@@ -5,14 +5,17 @@ from __future__ import annotations
 import copy
 import io
 
+import numpy as np
 import pytest
 import torch
 
 import thalweg
 from cases import BACKENDS, OPTIONS, assert_same_bits, everything
+from oracles.muon import newton_schulz as reference
 from thalweg import ops, rule
 from thalweg.errors import StepError
 from thalweg.ops import matrix
+from thalweg.optim.muon import COEFFICIENTS, LARGE, newton_schulz
 
 SHAPES = ((48, 16), (16, 48), (48, 16), (32, 32), (5, 7), (48, 16))
 
@@ -79,8 +82,22 @@ def test_stacks_change_no_bit() -> None:
         ours.step()
         for o in each:
             o.step()
-    for p, q in zip(together, alone, strict=True):
-        torch.testing.assert_close(p, q, rtol=0, atol=1e-3)
+    assert_same_bits(together, alone)
+
+
+def test_large_matrices_of_a_stack_are_each_their_own() -> None:
+    """From 512 rows and columns on they are iterated one by one: a stack of several, of other values."""
+    generator = torch.Generator().manual_seed(0)
+    stack = torch.randn(3, LARGE, LARGE, generator=generator)
+    stack[2] *= 1e-3
+    numbers = {"coefficients": COEFFICIENTS, "steps": 2, "eps": 1e-7}
+    together = newton_schulz(stack, **numbers)
+    assert_same_bits(together, torch.cat([newton_schulz(x[None], **numbers) for x in stack]))
+    for i, j in ((0, 1), (0, 2), (1, 2)):
+        assert float((together[i] - together[j]).abs().max()) > 0.01
+    for x, u in zip(stack.double().numpy(), together.double().numpy(), strict=True):
+        wanted = reference(x, **numbers)
+        assert np.abs(u - wanted).max() < 1e-5 * np.abs(wanted).max()
 
 
 @pytest.mark.parametrize("option", [*OPTIONS, None])

@@ -144,6 +144,16 @@ RULES = (
         "wide matrices get the tall ones' rate", ("tests/test_matrix.py",),
     ),
     Edit(
+        "muon-large-all-the-first", "optim/muon.py",
+        "newton_schulz(one[None], **numbers)[0]", "newton_schulz(x[:1], **numbers)[0]",
+        "of a stack of large matrices each gets the first one's step", ("tests/test_matrix.py -k large",),
+    ),
+    Edit(
+        "muon-coefficients-swapped", "optim/muon.py",
+        "plus(gram, gram, gram, beta=b, alpha=c)", "plus(gram, gram, gram, beta=c, alpha=b)",
+        "the cubic and the quintic coefficient in each other's place", ("tests/test_muon_oracle.py",),
+    ),
+    Edit(
         "signum-share", "optim/sign.py",
         "lerp(exp_avg, g, 1.0 - momentum)", "lerp(exp_avg, g, momentum)",
         "momentum is the share of the new gradient", oracle("signum"),

@@ -12,6 +12,7 @@ from oracles.modern import (
     Signum,
     StableAdamW,
 )
+from oracles.muon import Muon, MuonAdamW
 from oracles.reference import Options, Reference
 from oracles.rules import Adafactor, Adam, Lion, RAdam, Sgd
 
@@ -29,6 +30,8 @@ __all__ = [
     "Asgd",
     "Lars",
     "Lion",
+    "Muon",
+    "MuonAdamW",
     "NAdam",
     "NovoGrad",
     "Options",

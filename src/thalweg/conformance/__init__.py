@@ -12,6 +12,7 @@ from thalweg.conformance import (  # noqa: F401  each registers its checks, in t
     calls,
     checkpoints,
     gradients,
+    groups,
     machine,
     tensors,
 )

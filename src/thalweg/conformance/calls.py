@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -13,14 +14,23 @@ from torch.optim import Optimizer, lr_scheduler, swa_utils
 
 from thalweg.conformance.check import NotApplicable, check, expect, fail
 from thalweg.conformance.compare import NEARLY, expect_same, snapshot, values
-from thalweg.conformance.subject import Subject, clones, copies, through_bytes, training
+from thalweg.conformance.subject import (
+    Subject,
+    clones,
+    through_bytes,
+    training,
+)
 
 
 @check("hooks-once", "Averages, counters and profilers hang on step hooks: one call per step.")
 def hooks_once(subject: Subject) -> None:
     params = subject.parameters()
     optimizer = subject.make(params)
-    _hook_bases(optimizer)
+    with _hooked_bases(optimizer):
+        _count_hooks(subject, optimizer, params)
+
+
+def _count_hooks(subject: Subject, optimizer: Optimizer, params: list[Parameter]) -> None:
     calls: list[str] = []
     handles = [
         optimizer.register_step_pre_hook(lambda *_: calls.append("pre")),
@@ -34,17 +44,25 @@ def hooks_once(subject: Subject) -> None:
     expect(len(calls) == 4, "no call of a removed hook", f"{len(calls) - 4} calls")
 
 
-def _hook_bases(optimizer: Optimizer) -> None:
-    """Let every base's step call hooks, as torch does when one of that class is made.
+@contextmanager
+def _hooked_bases(optimizer: Optimizer) -> Iterator[None]:
+    """Let every base's step call hooks, as torch does when one of that class is made; then put it back.
 
     A class whose step calls super().step() calls hooks once until then, and twice ever after.
     """
+    found: list[tuple[Any, Any]] = []
     for cls in type(optimizer).__mro__:
         step: Any = vars(cls).get("step")
         if cls is not Optimizer and step is not None and not getattr(step, "hooked", None):
             hooked: Any = Optimizer.profile_hook_step(step)
             hooked.hooked = True
             cls.step = hooked  # type: ignore[attr-defined]
+            found.append((cls, step))
+    try:
+        yield
+    finally:
+        for cls, step in found:
+            cls.step = step
 
 
 @check(
@@ -84,15 +102,38 @@ def _closure_calls(subject: Subject, returned: Callable[[Any], None] | None = No
             p.grad = g
         return torch.tensor(2.5)
 
-    with torch.no_grad():
+    with torch.no_grad(), subject.watched(optimizer, params):
         loss: Any = optimizer.step(closure=closure)  # type: ignore[arg-type]
     if returned is not None:
         returned(loss)
     return calls
 
 
+@check("closure-raises", "Out of memory in the closure must reach the trainer, with no step taken.")
+def closure_raises(subject: Subject) -> None:
+    params = subject.parameters()
+    optimizer = subject.run(subject.make(params), params, 0, 1)
+    before = values(params)
+
+    def closure() -> float:
+        for p, g in zip(params, subject.gradients(params, 1), strict=True):
+            p.grad = g
+        raise torch.OutOfMemoryError("out of memory, as this check pretends")
+
+    got = "none"
+    try:
+        optimizer.step(closure)
+    except torch.OutOfMemoryError:
+        expect_same(values(params), before, "nothing moved by a step whose closure raised")
+        return
+    except Exception as e:
+        got = f"{type(e).__name__}: {e}"
+    fail("the OutOfMemoryError that the closure raised", got)
+
+
 @check("misspelt-argument", "weight_decya=0.1 must not train without decay, and without a word.")
 def misspelt_argument(subject: Subject) -> None:
+    _takes_arguments(subject)
     try:
         subject.factory(subject.parameters(), weight_decya=0.1)
     except Exception:
@@ -102,11 +143,20 @@ def misspelt_argument(subject: Subject) -> None:
 
 @check("negative-lr", "A sign lost in a configuration file climbs instead of descending.")
 def negative_lr(subject: Subject) -> None:
+    _takes_arguments(subject)
     try:
         subject.factory(subject.parameters(), lr=-0.1)
     except Exception:
         return
     fail("a refusal of lr=-0.1", "an optimizer")
+
+
+def _takes_arguments(subject: Subject) -> None:
+    """A factory that refuses every argument says nothing about this one."""
+    try:
+        subject.factory(subject.parameters(), lr=0.1)
+    except TypeError as e:
+        raise NotApplicable(f"the factory takes no lr: {e}") from e
 
 
 @check("no-parameters", "A filter that matches no parameter is a bug that shows at once, in torch.")
@@ -136,7 +186,11 @@ def grad_scaler(subject: Subject) -> None:
             grads[-1] = grads[-1] * math.inf
         for p, g in zip(params, grads, strict=True):
             p.grad = g
-        scaler.step(optimizer)
+        if spoil:
+            scaler.step(optimizer)
+        else:
+            with subject.watched(optimizer, params):
+                scaler.step(optimizer)
         scaler.update()
 
     step(0, 1024.0)
@@ -237,104 +291,3 @@ def scheduler_resume(subject: Subject) -> None:
     wanted = _rates(subject, optimizer, params, scheduler, 3, 3)
     expect(got == wanted, f"learning rates {_said(wanted)}", _said(got))
     expect_same(values(others), values(params), "the bits of a run that was never interrupted")
-
-
-@check(
-    "lr-from-groups",
-    "Schedulers, warm-ups and users write group['lr'], and mean it.",
-    unless=("anchored",),
-)
-def lr_from_groups(subject: Subject) -> None:
-    params, others = subject.parameters(), subject.parameters()
-    other = subject.make(others, lr=0.25)
-    written = subject.make(params, lr=0.0625)
-    for group in written.param_groups:
-        group["lr"] = 0.25
-    subject.run(other, others, 0, 1)
-    subject.run(written, params, 0, 1)
-    expect_same(values(params), values(others), "the step of an optimizer made with that lr")
-
-
-@check(
-    "tensor-lr",
-    "An lr in a tensor is how compiled and captured loops change it.",
-    unless=("number-lr",),
-)
-def tensor_lr(subject: Subject) -> None:
-    _, wanted = subject.run_new(3, lr=0.0625)
-    lr = torch.tensor(0.0625)
-    _, got = subject.run_new(3, lr=lr)
-    expect_same(values(got), values(wanted), "the steps of the number 0.0625", nearly=NEARLY)
-    expect(float(lr) == 0.0625, "a tensor that steps leave alone", f"{float(lr):g}")
-
-
-@check(
-    "lr-per-group",
-    "Layer-wise rates and YOLO's bias warm-up give groups rates of their own.",
-    unless=("one-group", "coupled"),
-)
-def lr_per_group(subject: Subject) -> None:
-    params, others = subject.parameters(), subject.parameters()
-    groups = [{"params": params[:2]}, {"params": params[2:], "lr": 0.25}]
-    subject.run(subject.make(groups, lr=0.0625), params, 0, 3)
-    parts = [
-        (subject.make(others[:2], lr=0.0625), others[:2]),
-        (subject.make(others[2:], lr=0.25), others[2:]),
-    ]
-    for t in range(3):
-        grads = subject.gradients(others, t)
-        subject.step(*parts[0], grads[:2])
-        subject.step(*parts[1], grads[2:])
-    expect_same(values(params), values(others), "each group as alone", nearly=NEARLY)
-
-
-@check(
-    "maximize-per-group",
-    "Where maximize is an argument, a group may have its own: adversarial and min-max training.",
-    unless=("one-group",),
-)
-def maximize_per_group(subject: Subject) -> None:
-    params, others = subject.parameters(), subject.parameters()
-    probe = subject.make(subject.parameters())
-    if not subject.declares(probe, "maximize"):
-        raise NotApplicable("it has no argument maximize")
-    # Maximize and a penalty on the weights have signs of their own: without decay they agree.
-    common = {"weight_decay": 0.0} if "weight_decay" in probe.defaults else {}
-    parts = [{**common, "maximize": False}, {**common, "maximize": True}]
-    optimizer = subject.make(_grouped(params, parts))
-    other = subject.make(_grouped(others, parts[:1] * 2))
-    for t in range(3):
-        grads = subject.gradients(params, t)
-        subject.step(optimizer, params, copies(grads))
-        subject.step(other, others, [*grads[:2], *(-g for g in grads[2:])])
-    expect_same(
-        values(params),
-        values(others),
-        "the steps of negated gradients in that group",
-        nearly=NEARLY,
-    )
-
-
-def _grouped(params: list[Parameter], parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{**parts[0], "params": params[:2]}, {**parts[1], "params": params[2:]}]
-
-
-@check(
-    "add-param-group",
-    "Unfreezing layers adds their parameters to a running optimizer.",
-    unless=("one-group", "coupled"),
-)
-def add_param_group(subject: Subject) -> None:
-    params, others = subject.parameters(), subject.parameters()
-    optimizer = subject.run(subject.make(params[:2]), params[:2], 0, 2)
-    optimizer.add_param_group({"params": params[2:], "lr": 0.25})
-    parts = [
-        (subject.run(subject.make(others[:2]), others[:2], 0, 2), others[:2]),
-        (subject.make(others[2:], lr=0.25), others[2:]),
-    ]
-    for t in range(2, 5):
-        subject.step(optimizer, params, subject.gradients(params, t))
-        grads = subject.gradients(others, t)
-        subject.step(*parts[0], grads[:2])
-        subject.step(*parts[1], grads[2:])
-    expect_same(values(params), values(others), "each group as alone", nearly=NEARLY)

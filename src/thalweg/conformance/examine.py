@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cache
 
 import torch
 from torch.optim import Optimizer
 
-from thalweg.conformance.check import Check, Failed, NotApplicable, chosen, declared
+from thalweg.conformance.check import Check, Failed, NotApplicable, chosen, declared, expect
 from thalweg.conformance.named import as_factory, named_factory
 from thalweg.conformance.report import FAIL, NOT_APPLICABLE, PASS, Outcome, Report
 from thalweg.conformance.subject import Factory, Subject
 from thalweg.engine.optimizer import Optimizer as RuleOptimizer
 from thalweg.engine.rule import Rule, find_rule
 from thalweg.errors import ArgumentError
+from thalweg.wrappers.protocol import not_set_up
 
 
 def check_optimizer(
@@ -62,7 +64,8 @@ def check_optimizer(
     subject = replace(subject, declared=subject.declared | _said_by_rule(built))
     found = _named(built) if title is None else title
     start = time.perf_counter()
-    outcomes = [_examine(c, subject) for c in wanted]
+    first_move = cache(subject.first_move)
+    outcomes = [_examine(c, subject, first_move) for c in wanted]
     return Report(found, tuple(sorted(subject.declared)), outcomes, time.perf_counter() - start)
 
 
@@ -87,6 +90,8 @@ def _built(subject: Subject) -> Optimizer:
             "schedulers, scalers and trainers refuse or ignore it; an update rule is a function that "
             "@thalweg.rule decorates"
         )
+    if complaint := not_set_up(optimizer):
+        raise ArgumentError(f"the factory returned a {type(optimizer).__name__}: {complaint}")
     return optimizer
 
 
@@ -113,7 +118,8 @@ def _named(optimizer: Optimizer) -> str:
     return f"{public}.{cls.__name__}"
 
 
-def _examine(check: Check, subject: Subject) -> Outcome:
+def _examine(check: Check, subject: Subject, first_move: Callable[[], int | None]) -> Outcome:
+    subject = Subject(subject.factory, subject.declared)
     excuse = check.excused(subject.declared)
     if excuse is not None:
         return Outcome(check.name, check.reason, NOT_APPLICABLE, excuse)
@@ -121,6 +127,7 @@ def _examine(check: Check, subject: Subject) -> Outcome:
     with _apart():
         try:
             check.run(subject)
+            _expect_moves(subject, first_move)
         except NotApplicable as e:
             status, message = NOT_APPLICABLE, str(e)
         except Failed as e:
@@ -128,6 +135,19 @@ def _examine(check: Check, subject: Subject) -> Outcome:
         except Exception as e:
             status, message = FAIL, f"expected no exception; got {type(e).__name__}: {_short(e)}"
     return Outcome(check.name, check.reason, status, message)
+
+
+def _expect_moves(subject: Subject, first_move: Callable[[], int | None]) -> None:
+    """Answer no if an optimizer of the check stood still longer than it does anywhere.
+
+    Two runs that move nothing agree to the bit, whatever a checkpoint or a copy lost.
+    """
+    for walk in subject.walks.values():
+        if walk.steps and not walk.moved:
+            first = first_move()
+            stood_still = first is None or walk.steps >= first
+            got = f"none moved in {walk.steps} with gradients that are not zero"
+            expect(not stood_still, "steps that move a weight", got)
 
 
 def _short(e: Exception) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 
@@ -13,15 +14,25 @@ from thalweg.conformance.subject import PATIENT, Subject
 
 @check("gradients-untouched", "Users log, clip and accumulate gradients after the step.")
 def gradients_untouched(subject: Subject) -> None:
+    known = subject.make(subject.parameters()).param_groups[0]
+    _leaves_alone(subject, {})
+    for number in ({"weight_decay": 0.1}, {"maximize": True}):
+        if known.keys() >= number.keys():
+            _leaves_alone(subject, number)
+
+
+def _leaves_alone(subject: Subject, numbers: dict[str, Any]) -> None:
+    """Steps of a group with these numbers write to no gradient."""
     params = subject.parameters()
-    optimizer = subject.make(params)
+    optimizer = subject.make([{"params": params, **numbers}])
+    after = ", ".join(["the step", *(f"{k}={v}" for k, v in numbers.items())])
     for t in range(2):
         grads = subject.gradients(params, t)
         kept = [dense(g).clone() for g in grads]
         subject.step(optimizer, params, grads)
         for p, g in zip(params, grads, strict=True):
-            expect(p.grad is g, "the gradient that was set, after the step", "another object")
-        expect_same([dense(g) for g in grads], kept, "the numbers that were set, after the step")
+            expect(p.grad is g, f"the gradient that was set, after {after}", "another object")
+        expect_same([dense(g) for g in grads], kept, f"the numbers that were set, after {after}")
 
 
 @check("no-gradients", "A step before any backward moves nothing and raises nothing.")

@@ -166,6 +166,7 @@ def backends_agree(subject: Subject) -> None:
         raise NotApplicable("it has no argument foreach or fused")
     plain = dict.fromkeys(flags, False)
     _, wanted = subject.run_new(7, **plain)
+    compared = False
     for flag in flags:
         try:
             optimizer, got = subject.run_new(1, **{**plain, flag: True})
@@ -175,6 +176,9 @@ def backends_agree(subject: Subject) -> None:
         expect_same(
             values(got), values(wanted), f"with {flag}=True the loop's steps", nearly=NEARLY
         )
+        compared = True
+    if not compared:
+        raise NotApplicable(f"it refuses {' and '.join(f'{f}=True' for f in flags)}")
 
 
 def _takes(subject: Subject, flag: str) -> bool:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 import io
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -22,6 +23,21 @@ PATIENT = 8
 MATRICES: tuple[tuple[int, ...], ...] = ((7, 4), (6, 5), (3, 8))
 
 
+@dataclass
+class Walk:
+    """What is known of an optimizer that took steps.
+
+    Args:
+        optimizer: Kept, so that no other gets its id.
+        steps: How many steps it took with gradients that are not all zero, over float32 or wider.
+        moved: Whether any of them changed a weight.
+    """
+
+    optimizer: Optimizer
+    steps: int = 0
+    moved: bool = False
+
+
 @dataclass(frozen=True)
 class Subject:
     """A factory and what its author declares of it.
@@ -29,10 +45,12 @@ class Subject:
     Args:
         factory: Makes the optimizer.
         declared: Names of `CAPABILITIES`.
+        walks: What its optimizers did, by id: two that never move agree about everything.
     """
 
     factory: Factory
     declared: frozenset[str] = frozenset()
+    walks: dict[int, Walk] = field(default_factory=dict, compare=False, repr=False)
 
     def make(self, params: Iterable[Any], **overrides: Any) -> Optimizer:
         """Build it; one that knows train and eval modes is put into train mode, as trainers do."""
@@ -68,7 +86,31 @@ class Subject:
         """Take a step with these gradients."""
         for p, g in zip(params, grads, strict=True):
             p.grad = g
-        self.step_with_what_is_there(optimizer)
+        if not any(g is not None and _tells(g) for g in grads):
+            self.step_with_what_is_there(optimizer)
+            return
+        with self.watched(optimizer, params):
+            self.step_with_what_is_there(optimizer)
+
+    @contextmanager
+    def watched(self, optimizer: Optimizer, params: Sequence[Tensor]) -> Iterator[None]:
+        """Note whether the step inside moves these parameters; one that raises is none."""
+        before = [p.detach().clone() for p in params]
+        yield
+        walk = self.walks.setdefault(id(optimizer), Walk(optimizer))
+        walk.steps += 1
+        walk.moved |= not all(map(torch.equal, (p.detach() for p in params), before))
+
+    def first_move(self) -> int | None:
+        """The first step that moves a weight, counted from 1; None if the first few move none."""
+        params = self.parameters()
+        optimizer = self.make(params)
+        for t in range(PATIENT):
+            before = [p.detach().clone() for p in params]
+            self.run(optimizer, params, t, 1)
+            if not all(map(torch.equal, (p.detach() for p in params), before)):
+                return t + 1
+        return None
 
     def step_with_what_is_there(self, optimizer: Optimizer) -> None:
         """Take a step with the gradients that are there; with a closure only if one is required.
@@ -105,6 +147,11 @@ class Subject:
         """Whether the optimizer has this argument, by its groups or its signature."""
         signature = inspect.signature(type(optimizer).__init__).parameters
         return argument in optimizer.param_groups[0] or argument in signature
+
+
+def _tells(grad: Tensor) -> bool:
+    """Whether a step with this gradient has to show: bfloat16 may round it away."""
+    return grad.element_size() >= 4 and bool(grad.detach().to_dense().any())
 
 
 def training(optimizer: Optimizer) -> Optimizer:

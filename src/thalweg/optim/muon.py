@@ -20,6 +20,8 @@ from thalweg.optim.numbers import BETAS, EPS
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of the quintic x -> a x + b x^3 + c x^5 that Jordan 2024 chose for its slope at zero."""
 ADJUSTMENTS = (None, "original", "match_rms_adamw")
+ITERATED_IN = torch.bfloat16
+"""As the post and torch do: the iteration is stable in it, and matrix products are fastest."""
 
 
 LARGE = 512
@@ -91,7 +93,7 @@ def muon(g, momentum_buffer, *, momentum, nesterov, ns_coefficients, eps, ns_ste
     u = matrix(
         newton_schulz,
         mean,
-        dtype=torch.bfloat16,
+        dtype=ITERATED_IN,
         coefficients=tuple(ns_coefficients),
         steps=ns_steps,
         eps=eps,

@@ -31,17 +31,24 @@ def check_optimizer(title: str, optimizer: Any) -> None:
             f"{title} wraps a torch.optim.Optimizer, and {name} is none: derive it from "
             "torch.optim.Optimizer, so that schedulers and scalers take it too"
         )
-    lacks = [key for key in _MADE_BY_INIT if not hasattr(optimizer, key)]
-    if lacks:
-        raise ArgumentTypeError(
-            f"{title} cannot wrap {name}: it lacks {', '.join(lacks)}, which torch.optim.Optimizer's "
-            f"constructor makes; {name}.__init__ must call super().__init__(params, defaults)"
-        )
+    if complaint := not_set_up(optimizer):
+        raise ArgumentTypeError(f"{title} cannot wrap {name}: {complaint}")
     for i, group in enumerate(optimizer.param_groups):
         if not isinstance(group, dict) or not isinstance(group.get("params"), list):
             raise ArgumentTypeError(
                 f"{title} cannot wrap {name}: its param_groups[{i}] is no dict with a list 'params'"
             )
+
+
+def not_set_up(optimizer: torch.optim.Optimizer) -> str | None:
+    """Say what an optimizer lacks whose constructor did not call torch's, or None."""
+    lacks = [key for key in _MADE_BY_INIT if not hasattr(optimizer, key)]
+    if not lacks:
+        return None
+    return (
+        f"it lacks {', '.join(lacks)}, which torch.optim.Optimizer's constructor makes; "
+        f"{type(optimizer).__name__}.__init__ must call super().__init__(params, defaults)"
+    )
 
 
 def accepts_closure(optimizer: torch.optim.Optimizer) -> bool:
