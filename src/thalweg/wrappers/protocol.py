@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any
 
 import torch
@@ -36,6 +36,11 @@ def check_optimizer(title: str, optimizer: Any) -> None:
         raise ArgumentTypeError(
             f"{title} cannot wrap {name}: it lacks {', '.join(lacks)}, which torch.optim.Optimizer's "
             f"constructor makes; {name}.__init__ must call super().__init__(params, defaults)"
+        )
+    if not isinstance(optimizer.state, MutableMapping):
+        raise ArgumentTypeError(
+            f"{title} cannot wrap {name}: its state is a {type(optimizer.state).__name__}, which lacks "
+            "entries by parameter; torch.optim.Optimizer's constructor makes defaultdict(dict)"
         )
     for i, group in enumerate(optimizer.param_groups):
         if not isinstance(group, dict) or not isinstance(group.get("params"), list):
