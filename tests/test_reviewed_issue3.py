@@ -10,9 +10,10 @@ import torch
 import thalweg
 from subjects import clones, gradients, parameters
 from thalweg import options as opt
-from thalweg.errors import StepError
+from thalweg.engine.rule import find_rule
+from thalweg.errors import CheckpointError, StepError
 from thalweg.options.decay import STYLES
-from trajectories import assert_same_bits
+from trajectories import assert_same_bits, snapshot
 
 
 def decayed(optimizer, p, steps=10) -> bool:
@@ -206,3 +207,79 @@ def test_state_that_is_no_mapping_is_refused_at_once() -> None:
     base.state = []
     with pytest.raises(TypeError, match="state is a list, which lacks entries by parameter"):
         thalweg.Lookahead(base)
+
+
+# --- checkpoints of another algorithm -------------------------------------------------------------
+
+TORCHS = ["SGD", "Adagrad", "RMSprop", "Adadelta", "Adam", "Adamax", "NAdam", "ASGD", "Rprop"]
+TORCHS += ["RAdam", "AdamW", "Adafactor", "Muon"]
+OF_ADAM = {"ADOPT", "AdaBound", "Adam", "AdamW", "LAMB", "RAdam", "Ranger", "StableAdamW"}
+OF_MOMENTUM = {"LARS", "Muon", "MuonAdamW", "SGD"}
+ALIKE = {
+    "Muon": OF_MOMENTUM,
+    "SGD": OF_MOMENTUM,
+    **dict.fromkeys(("Adam", "AdamW", "RAdam"), OF_ADAM),
+}
+"""Whose state has the same entries, of the same kinds."""
+
+
+def stepped(cls, **more):
+    params = [torch.nn.Parameter(torch.ones(3, 4)), torch.nn.Parameter(torch.ones(5, 2))]
+    flags = {"foreach": False} if cls.__module__.startswith("thalweg") else {}
+    optimizer = cls(params, **more, **flags)
+    for p in params:
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    return optimizer
+
+
+@pytest.mark.parametrize("theirs", TORCHS)
+def test_torchs_checkpoints_load_where_the_state_is_of_that_kind_and_nowhere_else(theirs) -> None:
+    """Adam's went into Lion without a word, with Adam's lr and a second moment that nothing reads."""
+    more = {"momentum": 0.9} if theirs == "SGD" else {}
+    saved = stepped(getattr(torch.optim, theirs), **more).state_dict()
+    for name in thalweg.optim.__all__:
+        if name in ("LBFGS", "SparseAdam"):
+            continue
+        other = stepped(getattr(thalweg, name))
+        before = snapshot(other)
+        if name in ALIKE.get(theirs, {theirs}):
+            other.load_state_dict(copy.deepcopy(saved))
+        else:
+            with pytest.raises(CheckpointError, match="another optimizer's") as refused:
+                other.load_state_dict(copy.deepcopy(saved))
+            assert len(str(refused.value)) < 400
+            assert_same_bits(snapshot(other), before)
+        other.load_state_dict(copy.deepcopy(saved), strict=False)
+        declared = find_rule(other.param_groups[0]["rule"]).names()
+        for entries in other.state.values():
+            assert all(key in declared or key.startswith(("step", "lookahead")) for key in entries)
+        other.step()
+
+
+def test_what_is_missing_and_unexpected_is_listed() -> None:
+    saved = stepped(torch.optim.Adam).state_dict()
+    with pytest.raises(CheckpointError, match="alone has 'exp_avg_sq' for .* strict=False"):
+        stepped(thalweg.Lion).load_state_dict(saved)
+    with pytest.raises(
+        CheckpointError, match="alone has 'exp_avg' and has no 'exp_avg_fast', 'exp"
+    ):
+        stepped(thalweg.AdEMAMix).load_state_dict(saved)
+    with pytest.raises(CheckpointError, match="alone has 'exp_avg_sq' for"):
+        stepped(thalweg.NovoGrad).load_state_dict(saved)
+    unstepped = torch.optim.Adam([torch.nn.Parameter(torch.ones(3, 4)) for _ in "ab"]).state_dict()
+    with pytest.raises(CheckpointError, match=r"betas=\(0.9, 0.999\), where this optimizer has 3"):
+        stepped(thalweg.AdEMAMix).load_state_dict(unstepped)
+    lbfgs = thalweg.LBFGS([torch.nn.Parameter(torch.ones(3, 4)) for _ in "ab"])
+    with pytest.raises(CheckpointError, match="no 'func_evals'"):
+        lbfgs.load_state_dict(saved)
+
+
+@pytest.mark.parametrize("loose", [{}, {"strict": False}])
+def test_what_a_user_adds_to_our_state_comes_along(loose) -> None:
+    optimizer = stepped(thalweg.Adam)
+    for entries in optimizer.state.values():
+        entries["mine"] = torch.ones(2)
+    other = stepped(thalweg.Adam)
+    other.load_state_dict(optimizer.state_dict(), **loose)
+    assert all("mine" in entries for entries in other.state.values())
