@@ -14,7 +14,7 @@ from thalweg.engine.averages import WEIGHTS, check_weights
 from thalweg.engine.groups import TRAINING, resolve, wanted_slots
 from thalweg.engine.option import OPTIONS
 from thalweg.engine.prepare import parameter_name
-from thalweg.engine.rule import Group, Slot
+from thalweg.engine.rule import Group, Rule, Slot
 from thalweg.engine.trace import shared_scalars
 from thalweg.errors import CheckpointError
 
@@ -55,6 +55,34 @@ def check_groups(groups: Sequence[Group], given: Mapping[str, Any], *, strict: b
                 )
 
 
+def check_lengths(groups: Sequence[Group], given: Mapping[str, Any]) -> None:
+    """Refuse a key that holds more numbers, or fewer, than here: another optimizer's betas.
+
+    Raises:
+        CheckpointError: There is one.
+    """
+    for i, (own, theirs) in enumerate(zip(groups, given["param_groups"], strict=False)):
+        for key in _of_another_kind(own, theirs):
+            here = f"{len(own[key])} numbers" if isinstance(own[key], tuple) else f"{own[key]!r}"
+            raise CheckpointError(
+                f"the checkpoint's group {i} has {key}={theirs[key]!r}, where this optimizer has {here}: it "
+                "is another optimizer's; load with strict=False to keep this one's"
+            )
+
+
+def _of_another_kind(own: Group, theirs: Mapping[str, Any]) -> list[str]:
+    """Keys that hold several numbers on one side and one, or another number of them, on the other."""
+    declared = {h.place(label)[0] for label, x in resolve(own).labelled() for h in x.hypers}
+    return [
+        key for key in own if key in declared and key in theirs and not _fits(own[key], theirs[key])
+    ]
+
+
+def _fits(own: Any, theirs: Any) -> bool:
+    lengths = [len(x) if isinstance(x, (tuple, list)) else None for x in (own, theirs)]
+    return lengths[0] == lengths[1]
+
+
 def _plain(value: Any) -> Any:
     """Options without their order; a rule's name without which declaration of it it is."""
     return (
@@ -85,12 +113,15 @@ def merged_group(own: Group, saved: Mapping[str, Any]) -> dict[str, Any]:
         if name in OPTIONS and name not in options
         for argument in OPTIONS[name].arguments()
     }
+    unfit = _of_another_kind(own, saved)
     kept = {
         k: tuple(v) if isinstance(v, list) and isinstance(own.get(k), tuple) else v
         for k, v in saved.items()
-        if k not in OWN_KEYS and (k in own or (k not in foreign and k != TRAINING))
+        if k not in OWN_KEYS
+        and k not in unfit
+        and (k in own or (k not in foreign and k != TRAINING))
     }
-    missing = {k: v for k, v in own.items() if k not in saved and k != "params"}
+    missing = {k: v for k, v in own.items() if k not in kept and k != "params"}
     return {**kept, **missing, **{k: own[k] for k in OWN_KEYS if k in own}}
 
 
@@ -98,16 +129,17 @@ def all_loaded(
     groups: Sequence[Group], given: Mapping[str, Any], *, strict: bool
 ) -> dict[Any, Any]:
     """Copies of a checkpoint's state by parameter; of what belongs to none, by the checkpoint's own key."""
-    owner: dict[Any, tuple[Tensor, Group, str]] = {}
+    owner: dict[Any, tuple[Tensor, Group, str, bool]] = {}
     for i, (own, saved) in enumerate(zip(groups, given["param_groups"], strict=False)):
         merged = {**merged_group(own, saved), "params": own["params"]}
+        is_ours = "rule" in saved and _plain(saved["rule"]) == _plain(own["rule"])
         for j, (key, p) in enumerate(zip(saved["params"], own["params"], strict=False)):
-            owner[key] = p, merged, parameter_name(own, i, j)
+            owner[key] = p, merged, parameter_name(own, i, j), is_ours
     found: dict[Any, Any] = {}
     for key, entries in given["state"].items():
         if key in owner:
-            p, group, where = owner[key]
-            found[p] = loaded_state(p, group, entries, where, strict=strict)
+            p, group, where, is_ours = owner[key]
+            found[p] = loaded_state(p, group, entries, where, strict=strict, is_ours=is_ours)
             check_weights(p, found[p], group, where)
         else:
             found[key] = copy.deepcopy(entries)
@@ -115,7 +147,7 @@ def all_loaded(
 
 
 def loaded_state(
-    p: Tensor, group: Group, saved: Mapping[str, Any], where: str, *, strict: bool
+    p: Tensor, group: Group, saved: Mapping[str, Any], where: str, *, strict: bool, is_ours: bool
 ) -> dict[str, Any]:
     """Copies of a parameter's saved entries, stored as this optimizer stores them.
 
@@ -124,43 +156,70 @@ def loaded_state(
         group: Its group, as loaded.
         saved: Its entries in the checkpoint.
         where: The parameter's name, for messages.
-        strict: Whether a slot or number that is missing beside others is an error.
+        strict: Whether entries that are missing beside others, or are nobody's here, are an error.
+        is_ours: Whether the checkpoint names this rule. An entry that nobody declares is then the user's own
+            and comes along; else it is another algorithm's, and is dropped where that is no error.
 
     Raises:
         CheckpointError: An entry is no tensor or number, or has another shape or kind than the parameter.
     """
     resolved = resolve(group)
     wanted = wanted_slots(resolved, resolved.setting(p, frozenset()), group, p)
-    own = [s.name for s in resolved.rule.slots if s.name in wanted]
     numbers = [s.name for s in resolved.rule.scalars if not s.is_shared]
-    own += numbers
-    missing = [key for key in own if saved.get(key) is None]
-    if strict and missing and any(isinstance(x, Tensor) for x in saved.values()):
-        raise CheckpointError(
-            f"the checkpoint has no {missing[0]!r} for {where}, only {', '.join(map(repr, saved))}: "
-            "it is another optimizer's; load with strict=False to begin what is missing anew"
-        )
+    own = [s.name for s in resolved.rule.slots if s.name in wanted] + numbers
+    there = {key: value for key, value in saved.items() if value is not None}
+    begun = any(isinstance(x, Tensor) for x in there.values())
+    missing = [key for key in own if key not in there] if begun else []
+    others = [] if is_ours else _of_others(resolved.rule, numbers, saved)
+    if strict and (missing or others):
+        raise CheckpointError(_another(missing, others, saved, where))
     foreign = {
         f"{name}_{s}"
         for name, spec in OPTIONS.items()
         if name not in group["options"]
         for s in [*(x.name for x in spec.slots), *(x.name for x in spec.scalars)]
     }
-    for key in {*numbers, "step"}.intersection(saved):
+    for key in {*numbers, "step"}.intersection(saved).difference(others):
         _check_number(key, saved[key], where)
     stored = {WEIGHTS: (Slot(WEIGHTS), p.dtype)} | {key: found[:2] for key, found in wanted.items()}
     return {
         key: _copied(p, key, value, stored.get(key), where)
         for key, value in saved.items()
-        if key in wanted or key not in foreign
+        if key not in others and (key in wanted or key not in foreign)
     }
+
+
+def _of_others(rule: Rule, numbers: Sequence[str], saved: Mapping[str, Any]) -> list[str]:
+    """Entries that neither the rule nor any option has, or has as a number where they are tensors."""
+    known = {"step", WEIGHTS, *(s.name for s in rule.slots), *(s.name for s in rule.scalars)}
+    options = tuple(f"{name}_" for name in OPTIONS)
+    return [
+        key
+        for key, value in saved.items()
+        if (key not in known and not str(key).startswith(options))
+        or (key in numbers and isinstance(value, Tensor) and value.numel() > 1 and value.ndim > 0)
+    ]
+
+
+def _another(
+    missing: Sequence[str], others: Sequence[str], saved: Mapping[str, Any], where: str
+) -> str:
+    """The sentence for a checkpoint of another algorithm."""
+    told = [f"alone has {', '.join(map(repr, others))}"] * bool(others)
+    told += [f"has no {', '.join(map(repr, missing))}"] * bool(missing)
+    return (
+        f"the checkpoint {' and '.join(told)} for {where}: it is another optimizer's, with "
+        f"{', '.join(map(repr, saved))}. Make the optimizer that it is of, or load with strict=False to take "
+        "what both have and begin the rest anew"
+    )
 
 
 def _check_number(key: str, value: Any, where: str) -> None:
     is_one = isinstance(value, (int, float)) or (isinstance(value, Tensor) and value.numel() == 1)
     if not is_one:
+        got = f"of shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
         raise CheckpointError(
-            f"the checkpoint's {key!r} for {where} is {value!r}; it must be one number"
+            f"the checkpoint's {key!r} for {where} is {got}; it must be one number"
         )
     if key == "step" and not 0.0 <= float(value) < math.inf:
         raise CheckpointError(

@@ -25,7 +25,7 @@ from thalweg.engine.arguments import (
 from thalweg.engine.averages import Averaging, keeps_average
 from thalweg.engine.backends.choice import check_fusable
 from thalweg.engine.backends.toolchain import step_threads
-from thalweg.engine.checkpoint import all_loaded, check_groups, merged_group
+from thalweg.engine.checkpoint import all_loaded, check_groups, check_lengths, merged_group
 from thalweg.engine.groups import TRAINING, graph_of, number, resolve, wanted_slots
 from thalweg.engine.matching import by_name
 from thalweg.engine.option import Option, check_options, find_option
@@ -311,8 +311,9 @@ class Optimizer(Averaging, Strict, torch.optim.Optimizer):
 
         Args:
             state_dict: What `state_dict()` returned.
-            strict: Refuse a checkpoint with other names, another rule or other options. Without, what
-                matches is taken, this optimizer's rule and options stay, and what is missing begins anew.
+            strict: Refuse a checkpoint with other names, another rule or other options, or of another
+                algorithm's state. Without, what matches is taken, this optimizer's rule and options stay,
+                and what is missing begins anew.
 
         Raises:
             CheckpointError: It has other names, options or shapes, or is another rule's; nothing was changed.
@@ -334,10 +335,13 @@ class Optimizer(Averaging, Strict, torch.optim.Optimizer):
             if [len(g["params"]) for g in saved] != [len(g["params"]) for g in self.param_groups]:
                 return given  # torch says it, in its words
             check_groups(self.param_groups, given, strict=strict)
+            # The entries come first: they tell another algorithm's checkpoint from one with bad numbers.
+            checked["state"] = all_loaded(self.param_groups, given, strict=strict)
+            if strict:
+                check_lengths(self.param_groups, given)
             groups = [merged_group(own, g) for own, g in zip(self.param_groups, saved, strict=True)]
             for i, group in enumerate(groups):
                 check_numbers(type(self).__name__, group, f", group {i} of the checkpoint")
-            checked["state"] = all_loaded(self.param_groups, given, strict=strict)
             return {**given, "state": {}, "param_groups": groups}
 
         def fill(_: Any) -> None:

@@ -147,6 +147,12 @@ class LBFGS(Strict, torch.optim.LBFGS):
                     "all of them: make the optimizer with them in the checkpoint's order, "
                     f"{', '.join(map(repr, state_dict['param_groups'][0]['param_names'][:8]))}"
                 )
+        for entries in state_dict.get("state", {}).values():
+            if entries and "func_evals" not in entries:
+                raise CheckpointError(
+                    f"the checkpoint has {', '.join(map(repr, entries))}, which is another optimizer's: it "
+                    "has no 'func_evals'"
+                )
         if "state" in state_dict:  # torch would write into the caller's tensors in the next step
             state_dict = {**state_dict, "state": copy.deepcopy(state_dict["state"])}
         super().load_state_dict(state_dict)

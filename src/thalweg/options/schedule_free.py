@@ -12,14 +12,18 @@ from thalweg.engine.ops import lerp, maximum, minimum, where
 from thalweg.engine.option import Option, option
 from thalweg.engine.rule import Group, Hyper, Scalar, Slot, Switch
 from thalweg.errors import ArgumentError
-from thalweg.options.decay import style_of
+from thalweg.options.decay import BESIDE, style_of
 
 
 def _decays(group: Group) -> bool:
+    """Whether there is decoupled decay to do: of what stands beside the step it is the only one done here."""
     style = style_of(group)
-    if style == "independent" or group.get("decay_cautious"):
+    if (style in BESIDE and style != "decoupled") or group.get("decay_cautious"):
+        what = f"{'cautious ' * bool(group.get('decay_cautious'))}{style} decay"
         raise ArgumentError(
-            "ScheduleFree decays where gradients are taken, decoupled or l2; leave out Decay's other styles"
+            f"ScheduleFree decays where gradients are taken, and {what} of {group['rule']} acts on the "
+            "weights beside the step, which ScheduleFree replaces: choose options=[Decay('decoupled'), ...] "
+            "or 'l2'"
         )
     return style == "decoupled"
 
@@ -100,7 +104,8 @@ class ScheduleFree(Option):
         weight_lr_power: Power of the largest lr in them, >= 0.
 
     Raises:
-        ValueError: A number out of range, or a decay style that is neither decoupled nor l2.
+        ValueError: A number out of range, or a decay style beside the step that is not plainly decoupled
+            (Adan's own is one: choose Decay("decoupled")).
 
     Reference:
         Defazio, Yang, Mehta, Mishchenko, Khaled, Cutkosky 2024, arXiv:2405.15682.

@@ -30,10 +30,10 @@ class _Sync(NamedTuple):
 
 
 class _Coming(NamedTuple):
-    """What the coming step will do: slow weights to begin with, state of whom to count, syncs."""
+    """What the coming step will do: slow weights and steps so far, whose first one it is, syncs."""
 
-    begun: dict[Tensor, Tensor]
-    going: list[dict[str, Any]]
+    slow: dict[Tensor, tuple[Tensor, int]]
+    begun: list[Tensor]
     syncs: list[_Sync]
 
 
@@ -128,46 +128,43 @@ class Lookahead(Wrapper):
     @torch.no_grad()
     def _coming(self) -> _Coming:
         """Everything that can fail, before anything moves."""
-        begun: dict[Tensor, Tensor] = {}
-        going, syncs, seen, state = [], [], set(), self.state
+        slow: dict[Tensor, tuple[Tensor, int]] = {}
+        begun, syncs, state = [], [], self.state
         for group in self.param_groups:
             k, due = int(self._setting(group, "k")), []
             for p in group["params"]:
-                if p.grad is None or id(p) in seen:
+                if p.grad is None or p in slow:  # each once, also where it stands twice in a group
                     continue
-                seen.add(id(p))  # each once, also where it stands twice in a group
                 entry = state.get(p, _NOTHING)
                 if SLOW in entry:
-                    going.append(entry)
-                    if COUNT not in entry:  # a checkpoint of the option, which has the rule's count
-                        entry[COUNT] = int(entry.get("step", 0))
-                    done = entry[COUNT]
+                    # Without a count: a checkpoint of the option, which has the rule's.
+                    done = int(entry.get(COUNT, entry.get("step", 0)))
+                    slow[p] = entry[SLOW], done
                 else:
-                    begun[p], done = p.detach().clone(), 0
-                if (done + 1) % k == 0:
+                    begun.append(p)
+                    slow[p] = p.detach().clone(), 0
+                if (slow[p][1] + 1) % k == 0:
                     due.append(p)
-                    self._fit(p, entry)
+                    slow[p] = self._fitted(p, slow[p][0]), slow[p][1]
             if due:
                 alpha = float(self._setting(group, "alpha"))
                 syncs.append(_Sync(due, alpha, self._setting(group, "momentum")))
-        return _Coming(begun, going, syncs)
+        return _Coming(slow, begun, syncs)
 
-    def _fit(self, p: Tensor, entry: dict[str, Any]) -> None:
+    @staticmethod
+    def _fitted(p: Tensor, slow: Tensor) -> Tensor:
         """Follow a parameter that was moved to another device or dtype since."""
-        slow = entry.get(SLOW, p)
         if slow.shape != p.shape:
             raise StepError(
                 f"a parameter has shape {tuple(p.shape)} now and its {SLOW!r} has {tuple(slow.shape)}: "
                 "clear the optimizer's state after replacing weights"
             )
-        if slow.dtype != p.dtype or slow.device != p.device:
-            entry[SLOW] = slow.to(device=p.device, dtype=p.dtype)
+        return slow.to(device=p.device, dtype=p.dtype)
 
     def _count(self, coming: _Coming) -> None:
-        for p, slow in coming.begun.items():
-            self.state[p].update({SLOW: slow, COUNT: 1})
-        for entry in coming.going:
-            entry[COUNT] += 1
+        """Write what is the wrapper's, also where the wrapped one has cleared its state in the step."""
+        for p, (slow, done) in coming.slow.items():
+            self.state.setdefault(p, {}).update({SLOW: slow, COUNT: done + 1})
         if coming.begun:
             self._begin_momenta(coming.begun)
 
@@ -219,6 +216,7 @@ class Lookahead(Wrapper):
         return cast(Tensor, state[key])
 
     def _refuse_between(self, what: str) -> None:
+        super()._refuse_between(what)
         if self._averaging:
             raise StepError(
                 f"{what} inside averaged(): the parameters hold the slow weights; leave the with block "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any
 
 import torch
@@ -33,6 +33,11 @@ def check_optimizer(title: str, optimizer: Any) -> None:
         )
     if complaint := not_set_up(optimizer):
         raise ArgumentTypeError(f"{title} cannot wrap {name}: {complaint}")
+    if not isinstance(optimizer.state, MutableMapping):
+        raise ArgumentTypeError(
+            f"{title} cannot wrap {name}: its state is a {type(optimizer.state).__name__}, which lacks "
+            "entries by parameter; torch.optim.Optimizer's constructor makes defaultdict(dict)"
+        )
     for i, group in enumerate(optimizer.param_groups):
         if not isinstance(group, dict) or not isinstance(group.get("params"), list):
             raise ArgumentTypeError(

@@ -110,6 +110,7 @@ class SAM(Wrapper):
             zero_grad: Clear the gradients afterwards, for the second evaluation.
         """
         self._refuse_between("first_step()")
+        self._refuse_averages("first_step()")
         self._follow()
         with step_threads():
             norm, climb = self._directions()
@@ -182,6 +183,7 @@ class SAM(Wrapper):
         self._weights, self._climbed = {}, False
 
     def _refuse_between(self, what: str) -> None:
+        super()._refuse_between(what)
         if self._climbed:
             raise StepError(
                 f"{what} after first_step(): the parameters stand at the climb; evaluate there, then call "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, ClassVar, TypeVar, cast
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from thalweg.engine import inspection
 from thalweg.engine.backends.toolchain import keeping_threads, step_threads
+from thalweg.engine.groups import TRAINING
 from thalweg.engine.matching import by_name
 from thalweg.engine.option import OPTIONS
 from thalweg.engine.rule import Group, Hyper
@@ -18,6 +20,8 @@ from thalweg.errors import ArgumentError, CheckpointError, StepError
 from thalweg.wrappers.protocol import check_layout, check_optimizer
 
 Closure = Callable[[], Any]
+MODES = ("train", "eval", "averaged")
+"""Methods of optimizers that average: each puts other weights into the parameters."""
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -154,7 +158,18 @@ class Wrapper(torch.optim.Optimizer):
         """Public methods and attributes of the wrapped one: `explain`, `train`, `eval`, ..."""
         if name.startswith("_") or "base_optimizer" not in self.__dict__:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        return getattr(self.base_optimizer, name)
+        found = getattr(self.base_optimizer, name)
+        return self._guarded(name, found) if name in MODES and callable(found) else found
+
+    def _guarded(self, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+        """A method that puts other weights into the parameters: not while the wrapper has its own there."""
+
+        @functools.wraps(method)
+        def guarded(*args: Any, **kwargs: Any) -> Any:
+            self._refuse_between(f"{name}()")
+            return method(*args, **kwargs)
+
+        return guarded
 
     def __repr__(self) -> str:
         return f"{type(self).__name__} of {self.base_optimizer!r}"
@@ -190,6 +205,7 @@ class Wrapper(torch.optim.Optimizer):
         Returns:
             The loss of the closure's first call.
         """
+        self._refuse_averages("step()")
         self._follow()
         evaluate = closure and keeping_threads(closure)
         with step_threads():
@@ -209,7 +225,17 @@ class Wrapper(torch.optim.Optimizer):
         return group[f"{self.label}_{name}"]
 
     def _refuse_between(self, what: str) -> None:
-        """Raise where the parameters hold, for a while, something else than the weights."""
+        """Raise where the parameters hold, for a while, what this wrapper or one inside put there."""
+        if isinstance(self.base_optimizer, Wrapper):
+            self.base_optimizer._refuse_between(what)
+
+    def _refuse_averages(self, what: str) -> None:
+        """Raise where they hold the averages that the wrapped optimizer keeps, until its `train()`."""
+        if not all(group.get(TRAINING, True) for group in self.param_groups):
+            raise StepError(
+                f"{what} while the parameters hold their averages: call train(), or leave the averaged() "
+                "block, first"
+            )
 
     # Checkpoints and copies -------------------------------------------------------------------------
 
@@ -257,7 +283,7 @@ class Wrapper(torch.optim.Optimizer):
             for key, value in own.items():
                 group.setdefault(key, value)
         for p, entry in entries.items():
-            self.state[p].update(entry)
+            self.state.setdefault(p, {}).update(entry)
         for after in list(self._optimizer_load_state_dict_post_hooks.values()):
             after(self)
 
@@ -272,7 +298,10 @@ class Wrapper(torch.optim.Optimizer):
                 continue
             found[p] = {k: _copied(p, k, v) for k, v in own.items()}
             state[key] = {k: v for k, v in saved.items() if k not in own}
-        return found, {**given, "state": state}
+        return found, {
+            **given,
+            "state": _alone(state),
+        }  # torch's optimizers would share its tensors
 
     def __getstate__(self) -> dict[str, Any]:
         self._refuse_between("a copy")
@@ -308,6 +337,17 @@ def _copied(p: Tensor, key: str, value: Any) -> Any:
             f"{tuple(p.shape)}: the groups hold other parameters, or hold them in another order"
         )
     return torch.empty_like(p, dtype=value.dtype, requires_grad=False).copy_(value.detach())
+
+
+def _alone(value: Any) -> Any:
+    """A copy of a checkpoint's state, of whatever it is made, that shares no tensor with it."""
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    if isinstance(value, dict):
+        return {key: _alone(x) for key, x in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(map(_alone, value))
+    return copy.deepcopy(value)
 
 
 def batches(tensors: Iterable[Tensor]) -> list[list[Tensor]]:

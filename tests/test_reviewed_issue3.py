@@ -1,0 +1,285 @@
+"""What hostile reviews of the algorithms, wrappers, checkpoints and catalogue found."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+import thalweg
+from subjects import clones, gradients, parameters
+from thalweg import options as opt
+from thalweg.engine.rule import find_rule
+from thalweg.errors import CheckpointError, StepError
+from thalweg.options.decay import STYLES
+from trajectories import assert_same_bits, snapshot
+
+
+def decayed(optimizer, p, steps=10) -> bool:
+    """Whether weights shrink where the loss has no gradient."""
+    before = p.detach().clone()
+    for _ in range(steps):
+        p.grad = torch.zeros_like(p)
+        optimizer.step()
+    return bool((p.detach().abs() < before.abs()).all())
+
+
+OWN = [(name, None) for name in thalweg.list_optimizers() if name not in ("lbfgs", "sparseadam")]
+CHOSEN = [(n, s) for n in ("sgd", "adan", "lamb", "novograd") for s in STYLES]
+CHOSEN += [(n, f"cautious {s}") for n in ("sgd", "adan") for s in ("decoupled", "proximal")]
+
+
+@pytest.mark.parametrize(("name", "style"), [*OWN, *CHOSEN])
+def test_under_schedule_free_weights_decay_or_the_style_is_refused(name, style) -> None:
+    """Adan's proximal decay acts at the station that schedule-free replaces, and was left out in silence."""
+    p = torch.nn.Parameter(torch.full((3, 3), 2.0))
+    numbers = {"lr": 0.1, "weight_decay": 0.5, "foreach": False}
+    if name == "radamschedulefree":
+        numbers["silent_sgd_phase"] = False
+    options = [opt.Decay(style.split()[-1], cautious=" " in style)] if style else []
+    options += [opt.ScheduleFree()] if "schedulefree" not in name else []
+    done = style in ("l2", "decoupled", "direction") or (style is None and name != "adan")
+    if done and name != "ranger":  # which has Lookahead
+        assert decayed(thalweg.create_optimizer([p], name, options=options, **numbers), p)
+    else:
+        with pytest.raises(ValueError, match=r"ScheduleFree decays|exclude each other"):
+            thalweg.create_optimizer([p], name, options=options, **numbers)
+
+
+def test_adans_own_decay_is_refused_and_another_is_done() -> None:
+    (p, *_) = parameters()
+    with pytest.raises(ValueError, match=r"proximal decay of adan .* choose options=\[Decay\("):
+        thalweg.create_optimizer([p], "adan + schedule_free", lr=0.1, weight_decay=0.5)
+    optimizer = thalweg.create_optimizer(
+        [p], "adan + decay('decoupled') + schedule_free", lr=0.1, weight_decay=0.5
+    )
+    assert decayed(optimizer, p)
+
+
+# --- wrappers -------------------------------------------------------------------------------------
+
+
+AROUND = {
+    "lookahead of average": lambda p: thalweg.Lookahead(
+        thalweg.AdamW(p, lr=0.5, options=[opt.Average(0.9)]), k=4
+    ),
+    "sam of schedule-free": lambda p: thalweg.SAM(thalweg.SGDScheduleFree(p, lr=0.5)),
+    "sam of lookahead of average": lambda p: thalweg.SAM(
+        thalweg.Lookahead(thalweg.AdamW(p, lr=0.5, options=[opt.Average(0.9)]), k=4)
+    ),
+}
+MODES = {
+    "eval": lambda o: o.eval(),
+    "train": lambda o: o.train(),
+    "averaged": lambda o: o.averaged().__enter__(),
+}
+
+
+def stirred(make):
+    params = parameters()
+    optimizer = make(params)
+    for t in range(3):
+        for p, g in zip(params, gradients(params, t), strict=True):
+            p.grad = g
+        if isinstance(optimizer, thalweg.SAM):
+            optimizer.first_step()
+        optimizer.step()
+    for p in params:  # no rule moves these, but for what it averages
+        p.grad = None
+    return params, optimizer
+
+
+@pytest.mark.parametrize("how", MODES)
+@pytest.mark.parametrize("around", AROUND)
+def test_modes_of_the_wrapped_one_wait_until_the_weights_are_back(around, how) -> None:
+    """They went past the wrapper: eval() kept the climb or the slow weights for train() to bring back."""
+    params, optimizer = stirred(AROUND[around])
+    before = clones(params)
+    if "sam" in around:
+        for p in params:
+            p.grad = torch.ones_like(p)
+        optimizer.first_step()
+        climbed = clones(params)
+        with pytest.raises(StepError, match=r"after first_step\(\)"):
+            MODES[how](optimizer)
+        assert_same_bits(params, climbed)
+        for p in params:
+            p.grad = None
+        optimizer.second_step()
+        assert_same_bits(params, before)
+    if "lookahead" in around:
+        inner = optimizer if "sam" not in around else optimizer.base_optimizer
+        with inner.averaged(), pytest.raises(StepError, match=r"inside averaged\(\)"):
+            MODES[how](optimizer)
+        assert_same_bits(params, before)
+    optimizer.eval()
+    assert not torch.equal(params[0], before[0])
+    optimizer.train()
+    assert_same_bits(params, before)
+
+
+def test_sam_climbs_from_weights_and_from_nothing_else() -> None:
+    params, optimizer = stirred(AROUND["sam of schedule-free"])
+    before = clones(params)
+    for p in params:
+        p.grad = torch.ones_like(p)
+    optimizer.eval()
+    with pytest.raises(StepError, match=r"first_step\(\) while the parameters hold their averages"):
+        optimizer.first_step()
+    with pytest.raises(StepError, match=r"step\(\) while the parameters hold their averages"):
+        optimizer.step(lambda: pytest.fail("evaluated for a step that is refused"))
+    optimizer.train()
+    assert_same_bits(params, before)
+    params, optimizer = stirred(AROUND["sam of lookahead of average"])
+    with (
+        optimizer.averaged(),
+        pytest.raises(StepError, match=r"first_step\(\) inside averaged\(\)"),
+    ):
+        optimizer.first_step()
+
+
+def test_modes_are_there_where_the_wrapped_one_has_them() -> None:
+    assert not hasattr(thalweg.SAM(torch.optim.SGD(parameters())), "eval")
+    assert not hasattr(thalweg.Lookahead(torch.optim.SGD(parameters())), "train")
+
+
+@pytest.mark.parametrize("wrap", [thalweg.Lookahead, thalweg.SAM])
+def test_a_wrapper_around_torchs_shares_no_tensor_with_what_it_loads(wrap) -> None:
+    """torch's load_state_dict keeps the tensors that it is given."""
+    source = parameters()
+    optimizer = wrap(torch.optim.Adam(source, lr=0.1))
+    for p, g in zip(source, gradients(source, 0), strict=True):
+        p.grad = g
+    optimizer.base_optimizer.step()
+    saved = optimizer.state_dict()
+    kept = copy.deepcopy(saved)
+    params = parameters()
+    other = wrap(torch.optim.Adam(params, lr=0.1))
+    other.load_state_dict(saved)
+    for p, g in zip(params, gradients(params, 1), strict=True):
+        p.grad = g
+    other.base_optimizer.step()
+    assert_same_bits(saved, kept)
+
+
+class PlainDict(torch.optim.SGD):
+    """Its state makes no entries by itself."""
+
+    def __init__(self, params):
+        super().__init__(params, lr=0.1)
+        self.state = {}
+
+
+class Forgetful(torch.optim.SGD):
+    """Its state is made anew in each step."""
+
+    def step(self, closure=None):
+        self.state.clear()
+        return super().step(closure)
+
+
+class Wiping(torch.optim.SGD):
+    """Its entries are emptied in each step."""
+
+    def step(self, closure=None):
+        for entry in self.state.values():
+            entry.clear()
+        return super().step(closure)
+
+
+@pytest.mark.parametrize("cls", [PlainDict, Forgetful, Wiping])
+def test_lookahead_keeps_its_own_whatever_the_base_does_with_its_state(cls) -> None:
+    params, plain = parameters(), parameters()
+    odd = thalweg.Lookahead(cls(params) if cls is PlainDict else cls(params, lr=0.1), k=3)
+    usual = thalweg.Lookahead(torch.optim.SGD(plain, lr=0.1), k=3)
+    for t in range(7):
+        for each in (params, plain):
+            for p, g in zip(each, gradients(each, t), strict=True):
+                p.grad = g
+        odd.step()
+        usual.step()
+    assert_same_bits(params, plain)
+
+
+def test_state_that_is_no_mapping_is_refused_at_once() -> None:
+    base = torch.optim.SGD(parameters(), lr=0.1)
+    base.state = []
+    with pytest.raises(TypeError, match="state is a list, which lacks entries by parameter"):
+        thalweg.Lookahead(base)
+
+
+# --- checkpoints of another algorithm -------------------------------------------------------------
+
+TORCHS = ["SGD", "Adagrad", "RMSprop", "Adadelta", "Adam", "Adamax", "NAdam", "ASGD", "Rprop"]
+TORCHS += ["RAdam", "AdamW", "Adafactor", "Muon"]
+OF_ADAM = {"ADOPT", "AdaBound", "Adam", "AdamW", "LAMB", "RAdam", "Ranger", "StableAdamW"}
+OF_MOMENTUM = {"LARS", "Muon", "MuonAdamW", "SGD"}
+ALIKE = {
+    "Muon": OF_MOMENTUM,
+    "SGD": OF_MOMENTUM,
+    **dict.fromkeys(("Adam", "AdamW", "RAdam"), OF_ADAM),
+}
+"""Whose state has the same entries, of the same kinds."""
+
+
+def stepped(cls, **more):
+    params = [torch.nn.Parameter(torch.ones(3, 4)), torch.nn.Parameter(torch.ones(5, 2))]
+    flags = {"foreach": False} if cls.__module__.startswith("thalweg") else {}
+    optimizer = cls(params, **more, **flags)
+    for p in params:
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    return optimizer
+
+
+@pytest.mark.parametrize("theirs", TORCHS)
+def test_torchs_checkpoints_load_where_the_state_is_of_that_kind_and_nowhere_else(theirs) -> None:
+    """Adam's went into Lion without a word, with Adam's lr and a second moment that nothing reads."""
+    more = {"momentum": 0.9} if theirs == "SGD" else {}
+    saved = stepped(getattr(torch.optim, theirs), **more).state_dict()
+    for name in thalweg.optim.__all__:
+        if name in ("LBFGS", "SparseAdam"):
+            continue
+        other = stepped(getattr(thalweg, name))
+        before = snapshot(other)
+        if name in ALIKE.get(theirs, {theirs}):
+            other.load_state_dict(copy.deepcopy(saved))
+        else:
+            with pytest.raises(CheckpointError, match="another optimizer's") as refused:
+                other.load_state_dict(copy.deepcopy(saved))
+            assert len(str(refused.value)) < 400
+            assert_same_bits(snapshot(other), before)
+        other.load_state_dict(copy.deepcopy(saved), strict=False)
+        declared = find_rule(other.param_groups[0]["rule"]).names()
+        for entries in other.state.values():
+            assert all(key in declared or key.startswith(("step", "lookahead")) for key in entries)
+        other.step()
+
+
+def test_what_is_missing_and_unexpected_is_listed() -> None:
+    saved = stepped(torch.optim.Adam).state_dict()
+    with pytest.raises(CheckpointError, match="alone has 'exp_avg_sq' for .* strict=False"):
+        stepped(thalweg.Lion).load_state_dict(saved)
+    with pytest.raises(
+        CheckpointError, match="alone has 'exp_avg' and has no 'exp_avg_fast', 'exp"
+    ):
+        stepped(thalweg.AdEMAMix).load_state_dict(saved)
+    with pytest.raises(CheckpointError, match="alone has 'exp_avg_sq' for"):
+        stepped(thalweg.NovoGrad).load_state_dict(saved)
+    unstepped = torch.optim.Adam([torch.nn.Parameter(torch.ones(3, 4)) for _ in "ab"]).state_dict()
+    with pytest.raises(CheckpointError, match=r"betas=\(0.9, 0.999\), where this optimizer has 3"):
+        stepped(thalweg.AdEMAMix).load_state_dict(unstepped)
+    lbfgs = thalweg.LBFGS([torch.nn.Parameter(torch.ones(3, 4)) for _ in "ab"])
+    with pytest.raises(CheckpointError, match="no 'func_evals'"):
+        lbfgs.load_state_dict(saved)
+
+
+@pytest.mark.parametrize("loose", [{}, {"strict": False}])
+def test_what_a_user_adds_to_our_state_comes_along(loose) -> None:
+    optimizer = stepped(thalweg.Adam)
+    for entries in optimizer.state.values():
+        entries["mine"] = torch.ones(2)
+    other = stepped(thalweg.Adam)
+    other.load_state_dict(optimizer.state_dict(), **loose)
+    assert all("mine" in entries for entries in other.state.values())
