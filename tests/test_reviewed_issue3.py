@@ -259,7 +259,7 @@ def test_torchs_checkpoints_load_where_the_state_is_of_that_kind_and_nowhere_els
 
 def test_what_is_missing_and_unexpected_is_listed() -> None:
     saved = stepped(torch.optim.Adam).state_dict()
-    with pytest.raises(CheckpointError, match="alone has 'exp_avg_sq' for .* strict=False"):
+    with pytest.raises(CheckpointError, match=r"alone has 'exp_avg_sq' for .* strict=False"):
         stepped(thalweg.Lion).load_state_dict(saved)
     with pytest.raises(
         CheckpointError, match="alone has 'exp_avg' and has no 'exp_avg_fast', 'exp"

@@ -222,6 +222,11 @@ BACKENDS = (
         "a short line's sum takes the next line's first numbers", ("tests/test_factored.py -k bits",),
     ),
     Edit(
+        "c-far-every-other-word", "engine/backends/c_source.py",
+        "for (i64 i = 0; i < bytes; i += 16)", "for (i64 i = 0; i < bytes; i += 32)",
+        "of what is written past the caches half is left out", ("tests/test_backends.py -k past",),
+    ),
+    Edit(
         "c-line-of-another-matrix", "engine/backends/c_vectors.py",
         "Lane.LINE: \"k * lines + i\"", "Lane.LINE: \"i\"",
         "all matrices of a stack have the first one's lines", ("tests/test_factored.py -k bits",),
