@@ -158,6 +158,26 @@ def topological(roots: Iterable[Node], *, reductions_are_leaves: bool = False) -
     return tuple(order)
 
 
+def down_to(roots: Iterable[Node], is_known: Callable[[Node], bool]) -> tuple[Node, ...]:
+    """The roots and what lies below them down to what is known, operands first; reductions are values.
+
+    Args:
+        roots: Where to begin.
+        is_known: Whether a node is a value that is there already: it is among the found, and what lies below
+            it is not asked for.
+    """
+    roots = tuple(roots)
+    needed: set[int] = set()
+    stack = list(roots)
+    while stack:
+        node = stack.pop()
+        if id(node) not in needed:
+            needed.add(id(node))
+            if node.op not in REDUCTIONS and not is_known(node):
+                stack.extend(node.args)
+    return tuple(n for n in topological(roots, reductions_are_leaves=True) if id(n) in needed)
+
+
 @dataclass(frozen=True, slots=True)
 class MatrixStage:
     """A function of whole matrices between two passes.

@@ -8,13 +8,13 @@ matrix, line or column, slots that hold such numbers among them. Nothing synchro
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, MutableMapping, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 
 from torch import Tensor
 
 from thalweg.engine.extents import Extents
-from thalweg.engine.graph import Lane, Node, topological
-from thalweg.engine.ops import FOLDS, OPS, REDUCTIONS
+from thalweg.engine.graph import Lane, Node, down_to, topological
+from thalweg.engine.ops import FOLDS, OPS
 
 _FOLDED = {fold: op for op, fold in FOLDS.items()}
 
@@ -54,8 +54,7 @@ class DeviceScalars:
 
     def __init__(self, wanted: Sequence[Node]) -> None:
         self.wanted = tuple(wanted)
-        # A reduction is a value that is there already: what lies below it is not asked for again.
-        self._order = _above_reductions(self.wanted)
+        self._order = down_to(self.wanted, lambda n: n.lane == Lane.HOST)
         self.host = tuple(n for n in self._order if n.lane == Lane.HOST)
         self.inputs = tuple(n for n in self._order if n.op == "input" and n.lane != Lane.HOST)
 
@@ -81,19 +80,6 @@ class DeviceScalars:
                 wide = map(_wide, args[: len(args) - len(like)])
                 values[node] = _vector_op(node.op, [*wide, *like])
         return {n: _wide(values[n]) for n in self.wanted}
-
-
-def _above_reductions(wanted: Iterable[Node]) -> list[Node]:
-    """What must be computed or known on the way to the wanted nodes; host nodes come ready."""
-    needed: dict[int, Node] = {}
-    stack = list(wanted)
-    while stack:
-        node = stack.pop()
-        if id(node) not in needed:
-            needed[id(node)] = node
-            if node.op not in REDUCTIONS and node.lane != Lane.HOST:
-                stack.extend(node.args)
-    return [n for n in topological(wanted, reductions_are_leaves=True) if id(n) in needed]
 
 
 def _wide(x: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from functools import cached_property
 
 from thalweg.engine.backends.c_body import literal
 from thalweg.engine.codecs import Codec
-from thalweg.engine.graph import VECTORS, Graph, Lane, Node, topological
+from thalweg.engine.graph import VECTORS, Graph, Lane, Node, down_to, topological
 from thalweg.engine.ops import FOLDS, OPS, REDUCTIONS
 from thalweg.engine.passes import Program
 
@@ -61,16 +61,7 @@ class Work:
     def nodes(self) -> tuple[Node, ...]:
         """All that is computed or read, operands first; scalars are values that come from outside."""
         roots = [n for nodes in self.values.values() for n in nodes] + [*self.written.values()]
-        needed: dict[int, Node] = {}
-        stack = list(roots)
-        while stack:
-            node = stack.pop()
-            if id(node) not in needed:
-                needed[id(node)] = node
-                if not node.is_scalar and node.op not in REDUCTIONS:
-                    stack.extend(node.args)
-        order = topological(roots, reductions_are_leaves=True)
-        return tuple(n for n in order if id(n) in needed)
+        return down_to(roots, lambda n: n.is_scalar)
 
     @cached_property
     def numbers(self) -> tuple[Node, ...]:
