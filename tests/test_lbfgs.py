@@ -170,6 +170,16 @@ def test_hooks_run_once_and_the_closure_is_needed():
         optimizer.step()
 
 
+def test_it_steps_under_torchs_name(monkeypatch):
+    torchs, ours = parameters(), parameters()
+    theirs = torch.optim.LBFGS
+    run(theirs(torchs), torchs, 2)
+    for module in (torch.optim, inspect.getmodule(theirs)):
+        monkeypatch.setattr(module, "LBFGS", thalweg.LBFGS)
+    run(torch.optim.LBFGS(ours), ours, 2)
+    assert_same_bits(ours, torchs)
+
+
 def test_signature_is_torchs():
     ours, theirs = (
         [(p.name, p.kind, p.default) for p in inspect.signature(m.LBFGS).parameters.values()]

@@ -42,6 +42,15 @@ class TestOptimRenewed(TestCase):
     @optims(optim_db, dtypes=[torch.float32])
     def test_whose(self, device, dtype, optim_info):
         self.assertEqual(optim_info.optim_cls.__module__.split(".")[0], "thalweg")
+        p = torch.nn.Parameter(torch.ones(2, 2))
+
+        def closure():
+            g = p.detach().clone()
+            p.grad = g.to_sparse() if optim_info.only_supports_sparse_grads else g
+            return (p.detach() ** 2).sum() / 2
+
+        loss = optim_info.optim_cls([p]).step(closure)
+        self.assertLess(closure(), loss)
 
 
 class TestLRScheduler(TestCase):

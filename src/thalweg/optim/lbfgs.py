@@ -18,6 +18,8 @@ from thalweg.engine.matching import by_name
 from thalweg.engine.rule import Hyper
 from thalweg.errors import ArgumentError, BackendError, CheckpointError
 
+_Torchs = torch.optim.LBFGS  # kept: somebody may put ours where torch's is looked up
+
 _COUNTS = (
     Hyper("max_iter", 20, low=0, integer=True),
     Hyper("max_eval", 25, low=0, integer=True),
@@ -25,7 +27,7 @@ _COUNTS = (
 )
 
 
-class LBFGS(Strict, torch.optim.LBFGS):
+class LBFGS(Strict, _Torchs):
     """L-BFGS: a quasi-Newton step from the last gradients and steps, several evaluations of the loss each.
 
     For small smooth problems with exact gradients (fits, physics-informed losses, style transfer); with
@@ -173,4 +175,4 @@ class LBFGS(Strict, torch.optim.LBFGS):
 
 def _torchs_step() -> Any:
     """Return torch's step without the hooks that stand around it once one of torch's was made."""
-    return inspect.unwrap(torch.optim.LBFGS.step, stop=lambda f: not getattr(f, "hooked", False))
+    return inspect.unwrap(_Torchs.step, stop=lambda f: not getattr(f, "hooked", False))
