@@ -1,4 +1,4 @@
-"""What presets ask of the optimizer that they make."""
+"""What a recipe asks of its optimizer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from thalweg.engine.averages import keeps_average
 from thalweg.engine.optimizer import Optimizer
 from thalweg.errors import ArgumentError
 
-SCHEDULE_FREE = "schedule_free"
+SCHEDULE_FREE, GATE = "schedule_free", "skip_non_finite"
 
 
 def named(who: str, text: str) -> Named:
@@ -43,3 +43,9 @@ def schedule_free(optimizer: torch.optim.Optimizer) -> bool:
 def averages(optimizer: torch.optim.Optimizer) -> bool:
     """Whether it keeps an average of the weights itself."""
     return isinstance(optimizer, Optimizer) and any(map(keeps_average, optimizer.param_groups))
+
+
+def held_back(optimizer: torch.optim.Optimizer) -> int:
+    """How many steps the option `SkipNonFinite` left out."""
+    gated = any(GATE in group.get("options", ()) for group in optimizer.param_groups)
+    return int(getattr(optimizer, "skipped_steps", 0)) if gated else 0
