@@ -10,6 +10,7 @@ from thalweg.catalogue.names import Named, read
 from thalweg.engine.averages import keeps_average
 from thalweg.engine.optimizer import Optimizer
 from thalweg.errors import ArgumentError
+from thalweg.wrappers import SAM
 
 SCHEDULE_FREE, GATE = "schedule_free", "skip_non_finite"
 
@@ -30,7 +31,9 @@ def named(who: str, text: str) -> Named:
 
 
 def wants_closure(cls: type[torch.optim.Optimizer]) -> bool:
-    """Whether its step evaluates the loss itself."""
+    """Whether its step evaluates the loss itself; SAM's does so at a second place."""
+    if issubclass(cls, SAM):
+        return True
     closure = inspect.signature(cls.step).parameters.get("closure")
     return closure is not None and closure.default is closure.empty
 
