@@ -1,7 +1,10 @@
 """What the Monitor costs: a step beside one that it does not measure and one that it does.
 
-`python -m benchmarks.monitor`: AdamW on YOLOv8n's tensors, the step alone and a whole training step of a
-small convolutional net; medians of interleaved rounds.
+AdamW on YOLOv8n's tensors, the step alone and a whole training step of a small convolutional net; medians of
+interleaved rounds.
+
+    python -m benchmarks.monitor
+    python -m benchmarks --markdown docs/benchmarks.md
 """
 
 from __future__ import annotations
@@ -9,7 +12,9 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable
+from pathlib import Path
 from statistics import median
+from typing import Annotated
 
 import torch
 import typer
@@ -18,6 +23,7 @@ from torch import nn
 import thalweg
 from thalweg.recipe import Monitor
 
+from . import results
 from .models import SETS
 
 EVERY = 100
@@ -80,15 +86,19 @@ def training(watch: bool) -> tuple[Work, Monitor | None]:
     return step, Monitor(optimizer, EVERY) if watch else None
 
 
-def main(rounds: int = 60, threads: int = 1) -> None:
-    """Measure both, and print them."""
+def main(
+    rounds: int = 60,
+    threads: int = 1,
+    json: Annotated[Path, typer.Option(help="folder of the results")] = results.FOLDER,
+) -> None:
+    """Measure both, print them, and keep them as JSON."""
     torch.set_num_threads(threads)
-    for work in (alone, training):
-        found = figures(work, rounds)
-        said = ", ".join(
-            f"{k} {v:.4f}" if "/" in k else f"{k} {v:.0f} us" for k, v in found.items()
-        )
-        typer.echo(f"{work.__name__}: {said}")
+    found = {work.__name__: figures(work, rounds) for work in (alone, training)}
+    for name, f in found.items():
+        said = ", ".join(f"{k} {v:.4f}" if "/" in k else f"{k} {v:.0f} us" for k, v in f.items())
+        typer.echo(f"{name}: {said}")
+    path = results.save(json, "monitor", "", threads, "cpu", found)
+    typer.echo(f"kept in {path}")
 
 
 if __name__ == "__main__":

@@ -46,7 +46,13 @@ def _section(threads: int, files: list[dict[str, Any]]) -> list[str]:
         if content["kind"] == "steps":
             parts.append(f"### {TITLES[content['set']]}\n")
             parts += [_steps(name, f) for name, f in content["figures"].items()]
-    writers = {"memory": _memory, "cold": _cold, "host": _host, "imports": _imports}
+    writers = {
+        "memory": _memory,
+        "cold": _cold,
+        "host": _host,
+        "monitor": _monitor,
+        "imports": _imports,
+    }
     for kind, write in writers.items():
         parts += [write(f["set"], f["figures"]) for f in files if f["kind"] == kind]
     return parts
@@ -151,6 +157,27 @@ def _host(set_name: str, figures: dict[str, Any]) -> str:
         rows.append([name, *(f"{f[key]['us_per_tensor']:.3f}" for key in ("same", "new"))])
     header = ["us a tensor, kernel call replaced by nothing", "same gradients", "new gradients"]
     return f"### Host time, {TITLES[set_name]}\n\n{table(header, rows)}"
+
+
+def _monitor(_: str, figures: dict[str, Any]) -> str:
+    titles = {
+        "alone": "`step()` on YOLOv8n's tensors",
+        "training": "a training step of a small convolutional net",
+    }
+    rows = [
+        [titles[name], *(f"{f[k]:.0f}" for k in ("plain", "passed over", "measured"))]
+        + [f"{f[k]:.4f}" for k in ("passed over / plain", "every 100 / plain")]
+        for name, f in figures.items()
+    ]
+    header = [
+        "us; AdamW",
+        "without",
+        "passed over",
+        "measured",
+        "passed over, ratio",
+        "every 100th",
+    ]
+    return f"### What the Monitor costs\n\n{table([*header[:-1], header[-1] + ', ratio'], rows)}"
 
 
 def _imports(_: str, figures: dict[str, Any]) -> str:

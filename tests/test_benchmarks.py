@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks import fresh, host, report, results, steps, targets
+from benchmarks import fresh, host, monitor, report, results, steps, targets
 from benchmarks.__main__ import PLAN, main
 from benchmarks.families import ALL
 from benchmarks.models import SETS, elements
@@ -147,6 +147,16 @@ def test_paired_ratio_cancels_a_drift():
     assert results.paired([3 * b for b in base], base) == 3.0
     summary = results.summarize([2.0, 1.0, 4.0, 3.0, 5.0], [1.0] * 5)
     assert (summary["median_ms"], summary["q1_ms"], summary["q3_ms"]) == (3.0, 2.0, 4.0)
+
+
+def test_what_the_monitor_costs_is_kept_and_stands_on_the_page(tmp_path, monkeypatch):
+    monkeypatch.setitem(SETS, "yolov8n", lambda: [(3, 2), (4,)])
+    found = {work.__name__: monitor.figures(work, 1) for work in (monitor.alone,)}
+    assert found["alone"]["every 100 / plain"] > 0.9
+    results.save(tmp_path, "monitor", "", 1, "cpu", found)
+    page = report.page(results.load(tmp_path))
+    assert "### What the Monitor costs" in page
+    assert f"| {found['alone']['every 100 / plain']:.4f} |" in page
 
 
 def _steps_figures(**samples):

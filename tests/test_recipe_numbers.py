@@ -199,6 +199,7 @@ REFUSED = {
         lambda m, o: Recipe(m, thalweg.LBFGS(m.parameters())),
         "LBFGS.step needs a closure",
     ),
+    "SAM": (lambda m, o: Recipe(m, thalweg.SAM(o)), r"SAM.step needs a closure"),
     "LBFGS by name": (lambda m, o: yolo("lbfgs"), "yolov5 cannot train with 'lbfgs'"),
     "a negative end": (
         lambda m, o: transformer(m, 100, end=-1.0),
@@ -226,8 +227,9 @@ def test_bad_input(make, said) -> None:
         lambda: yolov5(convolutions(), 16, "3", batches=10),
         lambda: transformer(network(), "100"),
         lambda: transformer(network(), 100, warmup="5"),
+        lambda: transformer(network(), 100, verbose=False).step(1.0),
     ],
 )
 def test_what_is_no_number(make) -> None:
-    with pytest.raises(ArgumentTypeError, match="must be a number"):
+    with pytest.raises(ArgumentTypeError, match="must be a number|loss as a tensor"):
         make()

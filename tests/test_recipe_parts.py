@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 import thalweg
-from thalweg.errors import ArgumentError, CheckpointError, StepError
+from thalweg.errors import ArgumentError, CheckpointError, StepError, ThalwegError
 from thalweg.recipe import (
     Accumulate,
     CSVWriter,
@@ -114,6 +114,31 @@ def test_statistics_computed_within_the_block_stay_the_averages() -> None:
     assert not torch.equal(own, anew)
     with average.averaged():
         assert torch.equal(model[1].running_mean, anew)
+
+
+def test_parameters_changed_within_the_block_change_nothing() -> None:
+    model = network()
+    average = ModelAverage(model, "swa")
+    wander(model)
+    average.update()
+    before = {n: x.clone() for n, x in average.state_dict()["average"].items()}
+    with average.averaged(), torch.no_grad():
+        model[0].weight.add_(1.0)
+    assert torch.equal(average.state_dict()["average"]["0.weight"], before["0.weight"])
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: ModelAverage(nn.LazyLinear(3)), "'weight' has no shape yet: run a batch"),
+        (lambda: ModelAverage(5), "ModelAverage averages a torch.nn.Module, got int"),
+        (lambda: ModelAverage(network(), dtype="bfloat16"), "dtype is 'bfloat16'; it is a torch"),
+        (lambda: ModelAverage(network(), decay="0.9"), "decay='0.9'; it must be a number"),
+    ],
+)
+def test_what_cannot_be_averaged(make, said: str) -> None:
+    with pytest.raises(ThalwegError, match=said):
+        make()
 
 
 def test_the_dtype_is_ones_choice_and_float32_at_least_by_default() -> None:
@@ -400,20 +425,45 @@ def test_the_monitor_measures_every_so_many_steps(cls: type) -> None:
     assert sorted(notes.of) == [1, 4, 7]
 
 
-def test_a_step_that_is_passed_over_looks_at_no_parameter(monkeypatch) -> None:
-    optimizer = thalweg.SGD(network().parameters(), lr=0.5)
+class Asked(list):
+    """Groups that count how often they are looked at."""
+
+    looks = 0
+
+    def __iter__(self):
+        type(self).looks += 1
+        return super().__iter__()
+
+
+def test_a_step_that_is_passed_over_looks_at_no_group_and_runs_nothing() -> None:
+    """Whatever the way to the parameters is: through the groups, or through operations on tensors."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Count(TorchDispatchMode):
+        calls = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            Count.calls += not str(func).startswith("profiler")
+            return func(*args, **(kwargs or {}))
+
+    class Still(torch.optim.Optimizer):
+        def __init__(self, params) -> None:
+            super().__init__(params, {"lr": 0.5})
+
+        def step(self, closure=None) -> None:
+            pass
+
+    optimizer = Still(network().parameters())
     monitor = Monitor(optimizer, every=3)
-    optimizer.step()
-
-    def looks(_: object) -> None:
-        raise AssertionError("looked")
-
-    monkeypatch.setattr(Monitor, "_labels", looks)
-    optimizer.step()
-    optimizer.step()
-    with pytest.raises(AssertionError, match="looked"):
-        optimizer.step()
-    assert monitor.steps == 3
+    optimizer.param_groups = Asked(optimizer.param_groups)
+    found = []
+    for _ in range(7):
+        Asked.looks = Count.calls = 0
+        with Count():
+            optimizer.step()
+        found.append((Asked.looks > 0, Count.calls > 0))
+    assert found == [(i % 3 == 0, i % 3 == 0) for i in range(7)]
+    assert monitor.steps == 7
 
 
 def test_the_monitor_by_layer_needs_names() -> None:
@@ -448,6 +498,35 @@ def test_a_step_that_the_scaler_skipped_is_not_counted() -> None:
     assert monitor.steps == 1
 
 
+@pytest.mark.parametrize("every", [1, 2])
+@pytest.mark.parametrize("kind", ["torch fused", "skip non-finite"])
+def test_a_step_that_is_left_out_within_a_kernel_is_not_counted(kind: str, every: int) -> None:
+    p, notes = nn.Parameter(torch.ones(2)), Notes()
+    scaler = torch.amp.GradScaler("cpu", enabled=kind != "skip non-finite")
+    if kind == "torch fused":
+        optimizer = torch.optim.SGD([p], lr=0.1, fused=True)
+    else:
+        optimizer = thalweg.SGD([p], lr=0.1, options=[thalweg.options.SkipNonFinite()])
+    monitor = Monitor(optimizer, every=every, writers=[notes])
+    for value in (math.inf, 1.0, math.inf, 1.0, 1.0):
+        optimizer.zero_grad()
+        scaler.scale((p * value).sum()).backward()
+        scaler.step(optimizer)
+        scaler.update()
+    assert monitor.steps == 3
+    assert sorted(notes.of) == ([1, 2, 3] if every == 1 else [1, 3])
+    assert all(math.isfinite(x) for row in notes.of.values() for x in row.values())
+
+
+def test_the_monitor_adds_up_sparse_gradients() -> None:
+    table = nn.Embedding(5, 2, sparse=True)
+    optimizer = torch.optim.SGD(table.parameters(), lr=0.1)
+    monitor = Monitor(optimizer, every=1)
+    table(torch.tensor([1, 1, 3])).sum().backward()
+    optimizer.step()
+    assert monitor.latest["gradient norm/group0"] == pytest.approx(math.sqrt(2 * 4 + 2 * 1))
+
+
 def test_the_monitor_bears_parameters_without_gradients_and_half_precision() -> None:
     p = nn.Parameter(torch.full((4096,), 2000.0, dtype=torch.float16))
     q = nn.Parameter(torch.ones(3))
@@ -470,6 +549,14 @@ def test_numbers_are_read_back_from_csv_and_go_on_after_a_resume(tmp_path) -> No
     assert [(int(r["step"]), r["name"], float(r["value"])) for r in rows] == [
         *((1, "x/lr0", 0.1), (1, "loss", 1 / 3), (2, "x/lr0", 0.05))
     ]
+
+
+def test_a_line_that_a_crash_left_unfinished_is_not_joined(tmp_path) -> None:
+    path = tmp_path / "numbers.csv"
+    path.write_text("step,name,value\n1,x,0.")
+    CSVWriter(path).write({"y": 1.0}, 2)
+    CSVWriter(path).write({"y": 2.0}, 3)
+    assert path.read_text() == "step,name,value\n1,x,0.\n2,y,1.0\n3,y,2.0\n"
 
 
 def test_numbers_are_read_back_from_tensorboard(tmp_path) -> None:

@@ -9,9 +9,11 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
-from thalweg.errors import ArgumentError, CheckpointError, StepError
+from thalweg.errors import ArgumentError, ArgumentTypeError, CheckpointError, StepError
 from thalweg.recipe.models import held
+from thalweg.recipe.numbers import real
 
 KINDS = ("ema", "swa")
 
@@ -38,7 +40,9 @@ class ModelAverage:
             In bfloat16 what 1 - decay adds is rounded away unless decay is below 0.99.
 
     Raises:
-        ArgumentError: A number out of range, an unknown kind, or a dtype that is not floating point.
+        ArgumentError: A number out of range, an unknown kind, a dtype that is not floating point, or a
+            parameter that has no shape yet.
+        ArgumentTypeError: It is no module, number or dtype.
 
     Reference:
         Tarvainen and Valpola 2017, arXiv:1703.01780; Izmailov et al. 2018, arXiv:1803.05407 (SWA).
@@ -69,14 +73,20 @@ class ModelAverage:
     ) -> None:
         if kind not in KINDS:
             raise ArgumentError(f"unknown kind {kind!r} of ModelAverage; known: 'ema', 'swa'")
-        if not 0.0 <= decay < 1.0:
+        if not isinstance(model, nn.Module):
+            raise ArgumentTypeError(
+                f"ModelAverage averages a torch.nn.Module, got {type(model).__name__}"
+            )
+        if not 0.0 <= real("ModelAverage", "decay", decay) < 1.0:
             raise ArgumentError(
                 f"Invalid decay: {decay}. ModelAverage needs [0, 1); typical: 0.9999"
             )
-        if tau is not None and not tau > 0.0:
+        if tau is not None and not real("ModelAverage", "tau", tau) > 0.0:
             raise ArgumentError(
                 f"Invalid tau: {tau}. ModelAverage needs > 0, or None for no ramp; typical: 2000"
             )
+        if dtype is not None and not isinstance(dtype, torch.dtype):
+            raise ArgumentTypeError(f"dtype is {dtype!r}; it is a torch.dtype, as torch.float32")
         if dtype is not None and not dtype.is_floating_point:
             raise ArgumentError(
                 f"ModelAverage stores floating point; dtype is {dtype}; typical: torch.float32"
@@ -85,6 +95,11 @@ class ModelAverage:
         self.updates = 0
         self.evaluating = False
         parameters, buffers = held(model)
+        lazy = [n for n, x in {**parameters, **buffers}.items() if is_lazy(x)]
+        if lazy:
+            raise ArgumentError(
+                f"{lazy[0]!r} has no shape yet: run a batch through the model first, then average it"
+            )
         with torch.no_grad():
             self._kept = {n: self._stored(x) for n, x in {**parameters, **buffers}.items()}
 

@@ -14,7 +14,7 @@ from thalweg.schedules import Scheduler
 NO_NUMBERS = frozenset(
     (
         *("params", "param_names", "param_group", "foreach", "fused", "capturable"),
-        *("differentiable", "amp_in_kernel", "train_mode"),
+        *("differentiable", "train_mode"),
     )
 )
 """Keys of groups that change no result, or are no number."""

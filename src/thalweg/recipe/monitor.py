@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from thalweg.errors import ArgumentError
+from thalweg.recipe.made import held_back
+from thalweg.recipe.numbers import whole
 from thalweg.recipe.writers import Writer, learning_rates
 
 RATIO, GRADIENT, EFFECTIVE = "update/weight", "gradient norm", "effective lr"
@@ -19,8 +21,9 @@ class Monitor:
 
     `update/weight` near 1e-3 is healthy in most networks: 1e-1 breaks, 1e-6 does not train. `effective
     lr` is the length of the step over that of the gradient, which is lr for plain SGD and what an adaptive
-    rule makes of it otherwise. It hangs on the optimizer's own step hooks, so that it works in any trainer
-    and does not count steps that a GradScaler skipped. A measured step holds a second copy of the weights
+    rule makes of it otherwise. It hangs on the optimizer's own step hooks, so that it works in any trainer.
+    Steps that a GradScaler or `SkipNonFinite` left out do not count, in fused optimizers neither; in `steps`
+    they are seen when it is read or a measurement is due. A measured step holds a second copy of the weights
     and waits for the device once; any other step costs a counter.
 
     Formula:
@@ -60,15 +63,16 @@ class Monitor:
         writers: Sequence[Writer] = (),
         names: Sequence[tuple[str, Tensor]] = (),
     ) -> None:
-        if every < 1 or int(every) != every:
-            raise ArgumentError(f"Invalid every: {every}. Monitor needs a whole number >= 1")
+        whole("Monitor", "every", every, 1)
         if by not in ("group", "layer"):
             raise ArgumentError(f"unknown by={by!r}; known: 'group', 'layer'")
         self.optimizer, self.every, self.by, self.writers = optimizer, int(every), by, writers
         self._names = {id(p): name for name, p in names}
         if by == "layer":
             self._labels()
-        self.steps = 0
+        self._passed = 0  # steps that were begun, less those known to be left out
+        self._overflows: dict[torch.device, Tensor] = {}  # what scalers found in fused optimizers
+        self._held_back = held_back(optimizer)
         self.latest: dict[str, float] = {}
         self._before: list[tuple[str, Tensor, Tensor]] | None = None
         self._handles = [
@@ -81,16 +85,38 @@ class Monitor:
         for handle in self._handles:
             handle.remove()
 
+    @property
+    def steps(self) -> int:
+        """Steps that were taken; set it to those of the training after resuming."""
+        left_out = sum(round(float(x)) for x in self._overflows.values())
+        self._overflows.clear()
+        now = held_back(self.optimizer)
+        self._passed -= left_out + now - self._held_back
+        self._held_back = now
+        return self._passed
+
+    @steps.setter
+    def steps(self, value: int) -> None:
+        self._overflows.clear()
+        self._passed, self._held_back = value, held_back(self.optimizer)
+
     def _begin(self, *_: Any) -> None:
-        if self.steps % self.every == 0:
+        if self._passed % self.every == 0 and self.steps % self.every == 0:
             self._before = [
                 (label, p, p.detach().clone()) for label, p in self._labels() if p.requires_grad
             ]
 
     def _end(self, *_: Any) -> None:
-        self.steps += 1
+        self._passed += 1
+        found = getattr(self.optimizer, "found_inf", None)  # a scaler's, while a fused one steps
+        if isinstance(found, Tensor):
+            known = self._overflows.get(found.device)
+            self._overflows[found.device] = found.clone() if known is None else known + found
         before, self._before = self._before, None
-        if before is not None:
+        if before is None:
+            return
+        begun = self._passed
+        if self.steps == begun:
             self._measure(before)
 
     def _labels(self) -> list[tuple[str, Tensor]]:
@@ -137,7 +163,7 @@ class Monitor:
             numbers[f"{EFFECTIVE}/{label}"] = _over(step, grad)
         self.latest = {**numbers, **learning_rates(self.optimizer)}
         for writer in self.writers:
-            writer.write(self.latest, self.steps)
+            writer.write(self.latest, self._passed)
 
 
 def _norms(tensors: list[Tensor]) -> list[Tensor]:

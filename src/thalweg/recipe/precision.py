@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from thalweg.errors import ArgumentError
+from thalweg.recipe.made import held_back
 
 DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-GATE = "skip_non_finite"
 
 
 class Precision:
@@ -62,7 +62,7 @@ class Precision:
         A scaler skips what it found infinite, also where its number can become no smaller; the option
         `SkipNonFinite` counts what it held back.
         """
-        held_back = self._held_back()
+        before = held_back(self.optimizer)
         if self.scaler is None:
             self.optimizer.step()
         else:
@@ -72,8 +72,4 @@ class Precision:
             self.scaler.update()
             if overflowed:
                 return False
-        return self._held_back() == held_back
-
-    def _held_back(self) -> int:
-        gated = any(GATE in group.get("options", ()) for group in self.optimizer.param_groups)
-        return int(getattr(self.optimizer, "skipped_steps", 0)) if gated else 0
+        return held_back(self.optimizer) == before

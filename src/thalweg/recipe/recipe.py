@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from thalweg import files
-from thalweg.errors import ArgumentError, StepError
+from thalweg.errors import ArgumentError, ArgumentTypeError, StepError
 from thalweg.recipe import checkpoint, constructed
 from thalweg.recipe.accumulate import Accumulate
 from thalweg.recipe.average import ModelAverage
@@ -153,7 +153,10 @@ class Recipe:
 
         Raises:
             StepError: The training is over, or the model holds its average.
+            ArgumentTypeError: The loss is no tensor.
         """
+        if not isinstance(loss, Tensor):
+            raise ArgumentTypeError(f"step() takes the loss as a tensor, got {loss!r}")
         self._check()
         self._schedule()
         self.precision.scale(self.accumulate.scale(loss)).backward()  # type: ignore[no-untyped-call]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping
+from io import SEEK_END, TextIOWrapper
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -34,7 +35,7 @@ class CSVWriter:
     """Append numbers to a file of lines `step,name,value`, each written through at once.
 
     Rows of one form can be appended whatever is measured when, and a training that is resumed goes on in
-    the same file. Floats are written with all their digits.
+    the same file, on a new line if a crash left half of one. Floats are written with all their digits.
 
     Args:
         path: The file; folders are made, and a header if it is new.
@@ -48,11 +49,14 @@ class CSVWriter:
 
     def write(self, numbers: Mapping[str, float], step: int) -> None:
         """Append a line for each number."""
-        with self.path.open("a", newline="", encoding="utf-8") as file:
+        rows = [(step, name, repr(float(value))) for name, value in numbers.items()]
+        with self.path.open("a+b") as raw, TextIOWrapper(raw, "utf-8", newline="") as file:
             lines = csv.writer(file, lineterminator="\n")
-            if file.tell() == 0:
+            if raw.seek(0, SEEK_END) == 0:
                 lines.writerow(self.HEADER)
-            lines.writerows((step, name, repr(float(value))) for name, value in numbers.items())
+            elif raw.seek(-1, SEEK_END) and raw.read(1) != b"\n":
+                file.write("\n")
+            lines.writerows(rows)
 
 
 class TensorBoardWriter:
