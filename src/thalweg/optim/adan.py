@@ -30,6 +30,8 @@ from thalweg.options import ClipNorm, Decay
         epsilon(1e-8),
     ),
     paper="Xie, Zhou, Li, Lin, Yan 2022, arXiv:2208.06677, Algorithm 1",
+    advice="lr 5 to 10 times AdamW's, weight_decay=0.02: Xie et al. 2022, arXiv:2208.06677, and "
+    "github.com/sail-sg/Adan",
     decay="proximal",
 )
 def adan(

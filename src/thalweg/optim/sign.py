@@ -20,6 +20,8 @@ from thalweg.engine.rule import Hyper, Slot, Switch, nonzero, rule
     hypers=(Hyper("momentum", 0.0, low=0.0, high=1.0),),
     switches=(Switch("has_momentum", read=nonzero("momentum")),),
     paper="Bernstein, Wang, Azizzadenesheli, Anandkumar 2018, arXiv:1802.04434, Algorithms 1 and 2",
+    advice="momentum=0.9 as for SGD; lr and weight_decay found anew, as the authors did: every weight moves "
+    "by lr: Bernstein et al. 2018, arXiv:1802.04434, section 5",
 )
 def signum(g: Any, exp_avg: Any, *, momentum: Any, has_momentum: bool) -> Any:
     """The sign of the gradient, or of its running mean."""
