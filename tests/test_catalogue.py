@@ -305,7 +305,24 @@ def test_advice_has_a_source():
     advice = thalweg.optimizer_info("lion").advice
     assert "3 to 10 times smaller" in advice
     assert "arXiv:2302.06675" in advice
-    assert thalweg.optimizer_info("ranger").advice == thalweg.optimizer_info("radam").advice
+    assert "three quarters" in thalweg.optimizer_info("ranger").advice
+    assert "without warm-up" in thalweg.optimizer_info("radam").advice
+
+
+WITHOUT_ADVICE = {"adamw", "adagrad", "asgd", "lbfgs", "nadam", "sparseadam"}
+"""AdamW itself; and those whose authors compare with no Adam, or say nothing of their numbers."""
+
+
+@pytest.mark.parametrize("name", thalweg.list_optimizers())
+def test_all_others_have_advice_with_a_source(name):
+    advice = thalweg.optimizer_info(name).advice
+    assert bool(advice) != (name in WITHOUT_ADVICE), name
+    if advice:
+        assert re.search(r"[A-Z]\w+( et al\.| and [A-Z]\w+)? (19|20)\d\d", advice), advice
+        assert re.search(r"arXiv:\d{4}\.\d{5}|arXiv:\d{4}\.\d{4}|lecture|github\.com", advice), (
+            advice
+        )
+        assert not advice.endswith(".")
 
 
 def test_options_that_exclude_each_other_are_not_offered():

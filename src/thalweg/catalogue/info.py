@@ -238,7 +238,7 @@ def _info(text: str) -> OptimizerInfo:
         options=_options(trial),
         paper=docstrings.one_line(named.cls, "Reference"),
         differs=docstrings.one_line(named.cls, "Differs"),
-        advice=resolved.rule.advice if resolved is not None else "",
+        advice=vars(named.cls).get("advice", resolved.rule.advice if resolved is not None else ""),
     )
 
 

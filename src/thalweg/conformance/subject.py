@@ -105,7 +105,7 @@ class Subject:
         """The first step that moves a weight, counted from 1; None if the first few move none."""
         params = self.parameters()
         optimizer = self.make(params)
-        for t in range(PATIENT):
+        for t in range(2 * PATIENT):
             before = [p.detach().clone() for p in params]
             self.run(optimizer, params, t, 1)
             if not all(map(torch.equal, (p.detach() for p in params), before)):

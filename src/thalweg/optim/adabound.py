@@ -23,6 +23,8 @@ from thalweg.optim.numbers import BETAS, EPS, MOMENTS
     ),
     switches=(Switch("amsbound"),),
     paper="Luo, Xiong, Liu, Sun 2019, arXiv:1902.09843, Algorithms 2 and 3",
+    advice="lr and betas as for Adam; final_lr is the SGD's that it ends as, and 0.1 serves without tuning: "
+    "Luo et al. 2019, arXiv:1902.09843, appendix G",
     decay="l2",
     at_construction=lambda group: {"base_lr": first_lr("AdaBound", group)},
 )

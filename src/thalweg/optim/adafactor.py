@@ -40,6 +40,8 @@ def _machine_epsilon(dtype: torch.dtype) -> float:
     ),
     switches=(Switch("factored", min_ndim=2),),
     paper="Shazeer and Stern 2018, arXiv:1804.04235, Algorithms 4 and 5",
+    advice="lr is the upper bound of a rate relative to the weights' own size, 0.01 in the paper, and falls "
+    "as 1 / sqrt(t) without a schedule: Shazeer and Stern 2018, arXiv:1804.04235, Algorithm 5",
     refuses_sparse="Adafactor does not support sparse gradients",
     refuses_complex="Adafactor does not support complex parameters",
     says={

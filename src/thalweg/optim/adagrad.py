@@ -105,6 +105,8 @@ class Adagrad(Optimizer):
     scalars=(Scalar("step"),),
     hypers=(Hyper("rho", 0.9, low=0.0, high=1.0, closed=True), epsilon(1e-6)),
     paper="Zeiler 2012, arXiv:1212.5701, Algorithm 1",
+    advice="lr stays 1, as the ratio of two root mean squares is the rate; the paper's rho is 0.95: Zeiler "
+    "2012, arXiv:1212.5701, section 4",
     refuses_sparse="Adadelta does not support sparse gradients",
     decay="l2",
 )

@@ -90,6 +90,11 @@ class Adam(Optimizer):
         [0.9, 0.9]
     """
 
+    advice = (
+        "lr and betas as for AdamW; weight_decay is added to the gradient and divided with it, so it shrinks "
+        "less where gradients are large: Loshchilov and Hutter 2017, arXiv:1711.05101, section 2"
+    )
+
     def __init__(
         self,
         params: ParamsT,

@@ -19,6 +19,8 @@ from thalweg.optim.numbers import BETAS, EPS
     slots=(Slot("exp_avg"), Slot("exp_inf", signed=False)),
     hypers=(*BETAS, EPS),
     paper="Kingma and Ba 2014, arXiv:1412.6980, Algorithm 2",
+    advice="lr twice Adam's (0.002 for 0.001), betas as for Adam: Kingma and Ba 2014, arXiv:1412.6980, "
+    "section 7.1",
     refuses_sparse="Adamax does not support sparse gradients",
     decay="l2",
 )

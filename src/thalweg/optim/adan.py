@@ -17,6 +17,8 @@ from thalweg.options import ClipNorm, Decay
     slots=(Slot("exp_avg"), Slot("exp_avg_diff"), SQUARE, Slot("pre_grad")),
     hypers=(*betas(0.98, 0.92, 0.99), EPS),
     paper="Xie, Zhou, Li, Lin, Yan 2022, arXiv:2208.06677, Algorithm 1",
+    advice="lr 5 to 10 times AdamW's, weight_decay=0.02: Xie et al. 2022, arXiv:2208.06677, and "
+    "github.com/sail-sg/Adan",
     decay="proximal",
 )
 def adan(g, exp_avg, exp_avg_diff, exp_avg_sq, pre_grad, *, beta1, beta2, beta3, eps, t, first):

@@ -22,6 +22,9 @@ from thalweg.optim.numbers import EPS, SQUARE, betas
         EPS,
     ),
     paper="Pagliardini, Ablin, Grangier 2024, arXiv:2409.03137, Algorithm 1",
+    advice="lr and weight_decay as for AdamW; alpha from 4 to 10 with the third beta at 0.9999, and "
+    "alpha_warmup and beta3_warmup as long as the run: Pagliardini et al. 2024, arXiv:2409.03137, "
+    "section 3",
 )
 def ademamix(
     g, exp_avg_fast, exp_avg_slow, exp_avg_sq, *, betas, alpha, beta3_warmup, alpha_warmup, eps, t

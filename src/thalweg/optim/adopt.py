@@ -16,6 +16,8 @@ from thalweg.optim.numbers import MOMENTS, betas, epsilon
     slots=MOMENTS,
     hypers=(*betas(0.9, 0.9999), epsilon(1e-6), Hyper("clip_exp", 0.25, low=0.0)),
     paper="Taniguchi, Harada, Minegishi, Oshima, Jeong, Nagahara et al. 2024, arXiv:2411.02853, Algorithm 2",
+    advice="lr as for Adam; beta2=0.9999 and eps=1e-6, where Adam has 0.999 and 1e-8: Taniguchi et al. 2024, "
+    "arXiv:2411.02853",
     decay="l2",
 )
 def adopt(g, exp_avg, exp_avg_sq, *, beta1, beta2, eps, clip_exp, t, first):

@@ -53,6 +53,11 @@ class LAMB(Optimizer):
         [0.9, 0.9]
     """
 
+    advice = (
+        "for large batches: lr grows with the root of the batch (6.25e-4 at 512, 5e-3 at 32768 for BERT) "
+        "and the epochs of warm-up with the batch: You et al. 2019, arXiv:1904.00962, section 4"
+    )
+
     def __init__(
         self,
         params: ParamsT,

@@ -21,6 +21,9 @@ from thalweg.optim.numbers import BUFFER, HAS_MOMENTUM
     ),
     switches=(HAS_MOMENTUM, Switch("has_rows", min_ndim=2)),
     paper="You, Gitman, Ginsburg 2017, arXiv:1708.03888, Algorithm 1",
+    advice="lr is another scale, found anew: a layer's rate is lr * eeta * |p| / |g|, with eeta=0.001; the "
+    "authors let lr fall polynomially (power 2), after a warm-up for large batches: You et al. 2017, "
+    "arXiv:1708.03888",
     decay="own",
 )
 def lars(

@@ -18,6 +18,7 @@ from thalweg.optim.numbers import EPS, betas
     hypers=(*betas(0.95, 0.98), EPS),
     switches=(Switch("grad_averaging"),),
     paper="Ginsburg, Castonguay, Hrinchuk, Kuchaiev et al. 2019, arXiv:1905.11286, Algorithm 1",
+    advice="lr found anew, without warm-up; betas=(0.95, 0.98): Ginsburg et al. 2019, arXiv:1905.11286",
     decay="own",
 )
 def novograd(

@@ -21,6 +21,8 @@ from thalweg.optim.numbers import BUFFER, EPS, HAS_MOMENTUM
     hypers=(Hyper("momentum", 0.0, low=0.0), Hyper("alpha", 0.99, low=0.0), EPS),
     switches=(Switch("centered"), HAS_MOMENTUM),
     paper="Tieleman and Hinton 2012, Coursera lecture 6.5; centered: Graves 2013, arXiv:1308.0850, eq. 38-45",
+    advice="alpha=0.9 in the lecture (the default is torch's): Tieleman and Hinton 2012, Coursera lecture "
+    "6.5",
     refuses_sparse="RMSprop does not support sparse gradients",
     decay="l2",
 )

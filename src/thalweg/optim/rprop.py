@@ -26,6 +26,8 @@ _ETAS = "Invalid eta values"
         Hyper("step_size_max", 50.0, low=0.0, at="step_sizes[1]"),
     ),
     paper="Riedmiller and Braun 1993 (ICNN); iRprop-: Igel and Huesken 2000 (NC)",
+    advice="for gradients of all data: over mini-batches its steps do not average out, which is why RMSprop "
+    "exists: Tieleman and Hinton 2012, Coursera lecture 6.5",
     refuses_sparse="Rprop does not support sparse gradients",
     decay="decoupled",
 )

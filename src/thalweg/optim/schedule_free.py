@@ -26,6 +26,9 @@ BETA2 = Hyper("beta2", 0.999, low=0.0, high=1.0)
     slots=(SQUARE,),
     hypers=(BETA2, EPS),
     paper="Kingma and Ba 2014, arXiv:1412.6980, Algorithm 1 with beta1 = 0",
+    advice="AdamW's lr times 1 to 10, with warm-up (warmup_steps), without a schedule; beta1 up to 0.98 in "
+    "long runs; eval() before weights are judged or saved: Defazio et al. 2024, arXiv:2405.15682, and "
+    "github.com/facebookresearch/schedule_free",
     refuses_sparse="a mean square of all elements does not support sparse gradients",
 )
 def root_mean_square(g, exp_avg_sq, *, beta2, eps, t):
@@ -42,6 +45,9 @@ def root_mean_square(g, exp_avg_sq, *, beta2, eps, t):
     ),
     hypers=(BETA2, EPS, Hyper("sgd_rate", 0.0, low=0.0)),
     paper="Liu, Jiang, He, Chen, Liu, Gao, Han 2019, arXiv:1908.03265, Algorithm 2 with beta1 = 0",
+    advice="AdamW's lr times 1 to 10, without a schedule; RAdam's rectification is the warm-up; eval() "
+    "before weights are judged or saved: Defazio et al. 2024, arXiv:2405.15682, and "
+    "github.com/facebookresearch/schedule_free",
     refuses_sparse="a mean square of all elements does not support sparse gradients",
     lr_scale="rectification",
 )
@@ -58,7 +64,13 @@ def rectified_root_mean_square(g, exp_avg_sq, *, beta2, eps, sgd_rate, steps, t)
     return where(length > 4.0, adapted, g), exp_avg_sq, steps + 1.0, following
 
 
-@rule(decay="decoupled", refuses_sparse="schedule-free SGD does not support sparse gradients")
+@rule(
+    decay="decoupled",
+    refuses_sparse="schedule-free SGD does not support sparse gradients",
+    advice="10 to 50 times the lr of an SGD with a schedule, with warm-up (warmup_steps), without a "
+    "schedule; eval() before weights are judged or saved: Defazio et al. 2024, arXiv:2405.15682, and "
+    "github.com/facebookresearch/schedule_free",
+)
 def gradient(g):
     """The gradient as it is."""
     return g

@@ -17,6 +17,8 @@ from thalweg.optim.numbers import HAS_MOMENTUM
     hypers=(Hyper("momentum", 0.0, low=0.0, high=1.0),),
     switches=(HAS_MOMENTUM,),
     paper="Bernstein, Wang, Azizzadenesheli, Anandkumar 2018, arXiv:1802.04434, Algorithms 1 and 2",
+    advice="momentum=0.9 as for SGD; lr and weight_decay found anew, as the authors did: every weight moves "
+    "by lr: Bernstein et al. 2018, arXiv:1802.04434, section 5",
 )
 def signum(g, exp_avg, *, momentum, has_momentum):
     """The sign of the gradient, or of its running mean."""

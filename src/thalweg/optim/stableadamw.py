@@ -20,6 +20,8 @@ from thalweg.optim.numbers import MOMENTS, betas, epsilon
         Hyper("clip_thresh", 1.0, above=0.0),
     ),
     paper="Wortsman, Dettmers, Zettlemoyer, Morcos, Farhadi, Schmidt 2023, arXiv:2304.13013, Algorithm 2",
+    advice="lr and weight_decay as for AdamW, without clipping the gradient's norm, whose place the clipped "
+    "update takes: Wortsman et al. 2023, arXiv:2304.13013, section 3",
     decay="own",
 )
 def stableadamw(
