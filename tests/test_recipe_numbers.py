@@ -231,5 +231,5 @@ def test_bad_input(make, said) -> None:
     ],
 )
 def test_what_is_no_number(make) -> None:
-    with pytest.raises(ArgumentTypeError, match="must be a number|loss as a tensor"):
+    with pytest.raises(ArgumentTypeError, match=r"must be a number|loss as a tensor"):
         make()

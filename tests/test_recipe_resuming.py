@@ -62,6 +62,30 @@ def test_the_numbers_of_a_schedule_are_its_bases() -> None:
         made(1e-5).load_state_dict(first.state_dict())
 
 
+@pytest.mark.parametrize("name", ["prodigy", "adamwschedulefree", "nadam", "lion + lookahead(k=2)"])
+def test_counts_of_an_optimizer_that_has_stepped_are_no_settings(name) -> None:
+    model, other = network(), network()
+    optimizer = thalweg.create_optimizer(model, name)
+    for _ in range(3):
+        model(torch.ones(2, 3)).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    state = Recipe(model, optimizer).state_dict()
+    Recipe(other, thalweg.create_optimizer(other, name)).load_state_dict(state)
+    same(model.state_dict(), other.state_dict())
+
+
+def test_what_a_wrapper_was_made_with_is_compared() -> None:
+    def made(**more) -> Recipe:
+        model = network()
+        inner = torch.optim.SGD(model.parameters(), lr=more.pop("lr", 0.1))
+        return Recipe(model, thalweg.Lookahead(inner, **more))
+
+    made(k=3).load_state_dict(made(k=3).state_dict())
+    with pytest.raises(CheckpointError, match=r"groups.lr: 0.1 there, 0.2 here"):
+        made(lr=0.2).load_state_dict(made().state_dict())
+
+
 SCHEDULERS = {
     "constants": (
         lambda o: torchs.StepLR(o, 3),

@@ -11,27 +11,23 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from thalweg.schedules import Scheduler
 
-NO_NUMBERS = frozenset(
-    (
-        *("params", "param_names", "param_group", "foreach", "fused", "capturable"),
-        *("differentiable", "train_mode"),
-    )
-)
-"""Keys of groups that change no result, or are no number."""
+NO_NUMBERS = frozenset(("foreach", "fused", "capturable", "differentiable"))
+"""Arguments that change no result."""
 
 MOVING = frozenset(("last_epoch", "_step_count", "_last_lr", "T_cur", "T_i", "base_lrs"))
 """What torch's schedulers remember of the way; all else they were made with. Bases are the groups'."""
 
 
 def of_groups(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Each field of the groups: one value if all have the same, else one for each group.
+    """Each argument of the groups: one value if all have the same, else one for each group.
 
-    What a schedule drives is its base value.
+    What a schedule drives is its base value. Keys that are no arguments are the optimizer's own counts, or
+    what the user likes to write there.
     """
-    groups = optimizer.param_groups
-    names = [k for g in groups for k in g if k not in NO_NUMBERS and not k.startswith("initial_")]
-    found = {}
-    for name in dict.fromkeys(names):
+    groups, found = optimizer.param_groups, {}
+    for name in (*optimizer.defaults, "rule", "lr_scale"):
+        if name in NO_NUMBERS or not any(name in g for g in groups):
+            continue
         values = [plain(g.get(f"initial_{name}", g.get(name))) for g in groups]
         found[name] = values[0] if all(x == values[0] for x in values) else values
     return found

@@ -59,7 +59,8 @@ def transformer(
         nominal: Examples that a step should see, gathered over batches; None: one batch.
         clip: Joint norm of the gradients; None: not clipped.
         average: One to keep.
-        precision, scaler: As in `Recipe`.
+        precision: As in `Recipe`.
+        scaler: As in `Recipe`.
         verbose: Whether to print what was chosen.
 
     Raises:
@@ -136,8 +137,12 @@ def finetune(
         warmup: Steps of the warm-up; None: a tenth of training; 0: none.
         layer_decay: The lr's factor per layer away from the output, in (0, 1]; None: one lr for all.
         layers: As in `thalweg.groups.layer_decay`.
-        batch_size, nominal, clip, average: As in `transformer`.
-        precision, scaler: As in `Recipe`.
+        batch_size: As in `transformer`.
+        nominal: As in `transformer`.
+        clip: As in `transformer`.
+        average: As in `transformer`.
+        precision: As in `Recipe`.
+        scaler: As in `Recipe`.
         verbose: Whether to print what was chosen.
 
     Raises:

@@ -90,7 +90,8 @@ def yolov5(
         nominal: Images that a step should see.
         min_warmup: Least batches of a warm-up; `warmup_epochs=0` turns it off.
         reduction: As in `Accumulate`.
-        precision, scaler: As in `Recipe`.
+        precision: As in `Recipe`.
+        scaler: As in `Recipe`.
         verbose: Whether to print what was chosen.
 
     Raises:
