@@ -1,7 +1,7 @@
 """How many lines an optimizer takes in its family's file: its rule's declaration and function, its class.
 
-`python tests/line_counts.py` prints them. Blank lines, docstrings and imports do not count; helpers of the
-same file that the rule or the class uses do.
+`python tests/line_counts.py` prints them. Blank lines, docstrings, imports and advice to users do not
+count; helpers of the same file that the rule or the class uses do.
 """
 
 from __future__ import annotations
@@ -51,7 +51,11 @@ def _lines(node: Top) -> set[int]:
 
 
 def _docstrings(node: Top) -> Iterator[int]:
+    """What is written for the reader: docstrings, and `advice` of a declaration or class."""
     for part in ast.walk(node):
+        target = part.targets[0] if isinstance(part, ast.Assign) else None
+        if "advice" in (getattr(part, "arg", None), getattr(target, "id", None)):
+            yield from range(part.lineno, part.end_lineno + 1)
         if isinstance(part, ast.FunctionDef | ast.ClassDef) and ast.get_docstring(part):
             yield from range(part.body[0].lineno, part.body[0].end_lineno + 1)
 
