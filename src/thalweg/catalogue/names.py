@@ -26,6 +26,9 @@ CLASSES: dict[str, type[torch.optim.Optimizer]] = {
 }
 """Every optimizer by its name in lower case."""
 
+LONGEST = 2000
+"""Characters of a text that names an optimizer."""
+
 Grouping = Callable[[nn.Module], Sequence[Mapping[str, Any]]]
 
 GROUPINGS: dict[str, Grouping] = {}
@@ -77,10 +80,10 @@ def create_optimizer(
     """
     named = read(name)
     merged = {**arguments, **named.arguments}
-    known = inspect.signature(named.cls).parameters
+    known = [k for k in inspect.signature(named.cls).parameters if k != "params"]  # given already
     for argument in merged:
         if argument not in known:
-            raise ArgumentTypeError(unknown(named.cls.__name__, argument, list(known)))
+            raise ArgumentTypeError(unknown(named.cls.__name__, argument, known))
     if named.options and "options" not in known:
         raise ArgumentTypeError(
             f"{named.cls.__name__} takes no options; {name!r} needs an argument 'options' that it has not"
@@ -103,7 +106,13 @@ def _grouped(model: Any, groups: str | Grouping) -> Sequence[Mapping[str, Any]]:
             "the model, or the groups themselves"
         )
     if callable(groups):
-        return groups(model)
+        found = groups(model)
+        if isinstance(found, (str, bytes)) or not isinstance(found, Iterable):
+            raise ArgumentTypeError(
+                f"groups={getattr(groups, '__name__', groups)} returned {found!r}; it returns groups, as in "
+                "[{'params': [...], 'lr': 0.1}]"
+            )
+        return found
     import_module("thalweg.groups")  # a room above this one, which enters its builders here
     if groups not in GROUPINGS:
         raise ArgumentError(
@@ -149,19 +158,26 @@ def parse(text: str) -> list[tuple[str, dict[str, Any]]]:
     Raises:
         ValueError: It is not of this grammar.
     """
+    if (
+        len(text) > LONGEST
+    ):  # Python's own parser gives up on some such texts, each version in its way
+        raise ArgumentError(f"{text[:40]!r}... has {len(text)} characters; {LONGEST} are enough")
     try:
         tree = ast.parse(text.strip(), mode="eval").body
-    except SyntaxError as e:
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as e:
+        why = getattr(e, "msg", None) or str(e) or "it is nested too deeply"
         raise ArgumentError(
-            f"{text!r} does not read as names with arguments joined by +: {e.msg}"
+            f"{text!r} does not read as names with arguments joined by +: {why}"
         ) from None
     return [_part(node, text) for node in _summands(tree)]
 
 
 def _summands(node: ast.expr) -> list[ast.expr]:
-    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
-        return [*_summands(node.left), *_summands(node.right)]
-    return [node]
+    found: list[ast.expr] = []
+    while isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+        found.append(node.right)
+        node = node.left
+    return [node, *reversed(found)]
 
 
 def _part(node: ast.expr, text: str) -> tuple[str, dict[str, Any]]:
@@ -175,6 +191,10 @@ def _part(node: ast.expr, text: str) -> tuple[str, dict[str, Any]]:
             raise ArgumentError(
                 f"{ast.unparse(node)!r} in {text!r}: arguments are literals such as 6, 0.9, (0.9, 0.99), 'l2'"
             ) from None
+        names = [k.arg for k in node.keywords]
+        twice = next((name for name in names if name and names.count(name) > 1), None)
+        if twice:
+            raise ArgumentError(f"{ast.unparse(node)!r} in {text!r}: {twice} stands twice")
         if len(values) == len(node.keywords):
             return node.func.id.lower(), ({"*": positional} if positional else {}) | values
     raise ArgumentError(
@@ -189,6 +209,10 @@ def _option(name: str, values: dict[str, Any]) -> Option:
         raise ArgumentError(
             f"unknown option {name!r}.{suggest(name, classes)} Known: {', '.join(sorted(classes))}."
         )
+    known = list(inspect.signature(cls).parameters)
+    for argument in values:
+        if argument != "*" and argument not in known:
+            raise ArgumentTypeError(unknown(name, argument, known))
     try:
         return cls(*values.pop("*", ()), **values)
     except TypeError as e:

@@ -22,8 +22,8 @@ def _base_lr(group: Group) -> dict[str, Any]:
     start = float(group.get("initial_lr", group["lr"]))
     if start <= 0.0:
         raise ArgumentError(
-            f"AdaBound divides by the learning rate at construction, which is {start:g}: start with the "
-            "schedule's peak, and let the schedule lower it"
+            f"the bounds are relative to the learning rate at construction, which is {start:g}: start with "
+            "the schedule's peak, and let the schedule lower it"
         )
     return {"base_lr": start}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from thalweg.engine.arguments import passed
 from thalweg.engine.ops import lerp, sqrt, where
 from thalweg.engine.optimizer import Optimizer
 from thalweg.engine.option import Option
-from thalweg.engine.rule import Scalar, Slot, rule
+from thalweg.engine.rule import Hyper, Scalar, Slot, rule
 from thalweg.optim.numbers import betas, epsilon
 from thalweg.options import ClipNorm, Decay
 
@@ -90,6 +91,8 @@ class Adan(Optimizer):
         >>> [round(x, 4) for x in w.tolist()]
         [0.9, 0.9]
     """
+
+    numbers = (Hyper("max_grad_norm", 0.0, low=0.0, high=math.inf, closed=True),)
 
     def __init__(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,7 +23,7 @@ from thalweg.optim.numbers import betas, epsilon
     hypers=(
         *betas(0.9, 0.99),
         epsilon(1e-8, above=0.0),
-        Hyper("clip_thresh", 1.0, above=0.0),
+        Hyper("clip_thresh", 1.0, above=0.0, high=math.inf, closed=True),
         OWN_DECAY,
     ),
     switches=(Switch("decays", read=decays_itself),),
