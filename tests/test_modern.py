@@ -258,7 +258,7 @@ def test_adans_arguments_are_options():
     assert group["decay_style"] == "decoupled"
     assert group["clip_norm_max_norm"] == 2.5
     assert "decay_style" not in thalweg.Adan([weight()]).param_groups[0]
-    with pytest.raises(ValueError, match="max_norm"):
+    with pytest.raises(ValueError, match="max_grad_norm"):
         thalweg.Adan([weight()], max_grad_norm=-1.0)
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import copy
+import inspect
+import math
 
 import pytest
 import torch
 
 import thalweg
-from subjects import clones, gradients, parameters
+from subjects import clones, gradients, parameters, run
 from thalweg import options as opt
 from thalweg.engine.rule import find_rule
-from thalweg.errors import CheckpointError, StepError
+from thalweg.errors import CheckpointError, StepError, ThalwegError
 from thalweg.options.decay import STYLES
 from trajectories import assert_same_bits, snapshot
 
@@ -283,3 +285,226 @@ def test_what_a_user_adds_to_our_state_comes_along(loose) -> None:
     other = stepped(thalweg.Adam)
     other.load_state_dict(optimizer.state_dict(), **loose)
     assert all("mine" in entries for entries in other.state.values())
+
+
+@pytest.mark.parametrize("name", ["AdamW", "SGD", "Lion"])
+@pytest.mark.parametrize("at", [2, 4])
+def test_the_option_and_the_wrapper_take_each_others_checkpoints(name, at) -> None:
+    """They keep the same numbers under the same names; only who is named differed."""
+    cls, k = getattr(thalweg, name), {"k": 3, "alpha": 0.25}
+    makers = {
+        "option": lambda p: cls(p, lr=0.01, options=[opt.Lookahead(**k)]),
+        "wrapper": lambda p: thalweg.Lookahead(cls(p, lr=0.01), **k),
+    }
+    for before, after in (("option", "wrapper"), ("wrapper", "option")):
+        params = parameters(torch.float64)
+        optimizer = makers[before](params)
+        run(optimizer, params, 0, at)
+        others = clones(params)
+        other = makers[after](others)
+        other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+        run(optimizer, params, at, 5)
+        run(other, others, at, 5)
+        for p, q in zip(params, others, strict=True):
+            torch.testing.assert_close(p, q, rtol=1e-12, atol=1e-14)
+
+
+def test_a_wrapper_that_came_later_counts_otherwise_than_its_option_would() -> None:
+    params = parameters()
+    base = thalweg.AdamW(params, lr=0.01)
+    run(base, params, 0, 2)
+    optimizer = thalweg.Lookahead(base, k=3)
+    run(optimizer, params, 2, 2)
+    other = thalweg.AdamW(clones(params), lr=0.01, options=[opt.Lookahead(k=3)])
+    with pytest.raises(CheckpointError, match=r"lookahead has counted 2 steps .* optimizer 4"):
+        other.load_state_dict(optimizer.state_dict())
+    other.load_state_dict(optimizer.state_dict(), strict=False)
+
+
+# --- numbers and choices --------------------------------------------------------------------------
+
+
+def matrix() -> torch.nn.Parameter:
+    return torch.nn.Parameter(torch.ones(2, 2))
+
+
+SEVERAL = {"betas", "etas", "step_sizes", "ns_coefficients"}
+
+
+@pytest.mark.parametrize("name", thalweg.optim.__all__)
+def test_every_argument_refuses_what_it_cannot_be(name) -> None:
+    """Also positionally, and before the first step, in a sentence of ours."""
+    cls = getattr(thalweg, name)
+    for argument, parameter in inspect.signature(cls).parameters.items():
+        bad = []
+        if argument in SEVERAL:
+            bad = [0.9, None, "x", (0.9,), (0.1,) * 7, ("a", "b", "c")]
+        elif isinstance(parameter.default, bool):
+            bad = ["no", None, 2]
+        elif isinstance(parameter.default, (int, float)):
+            bad = ["x", None, math.nan, -math.inf]
+            takes_inf = argument in {"d", "growth_rate", "t0", "max_grad_norm", "clip_thresh"}
+            bad += [] if takes_inf else [math.inf]
+        for value in bad:
+            with pytest.raises(ThalwegError, match=r"Invalid|should be|must be|numbers|Number of"):
+                cls([matrix()], **{argument: value})
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda: thalweg.Muon([matrix()], eps=-1), r"Invalid eps value: -1. Muon needs \[0, inf\)"),
+        (lambda: thalweg.Muon([matrix()], ns_steps=-3), r"ns_steps value: -3.*\[0, 100\), whole"),
+        (lambda: thalweg.Muon([matrix()], ns_steps=2.5), "ns_steps value: 2.5"),
+        (lambda: thalweg.Muon([matrix()], ns_steps=100), "Number of steps must be less than 100"),
+        (lambda: thalweg.Muon([matrix()], nesterov="no"), "nesterov value: 'no'.*True or False"),
+        (
+            lambda: thalweg.Muon([{"params": [matrix()], "nesterov": "no"}]),
+            "Invalid nesterov value: 'no'. Muon needs True or False, group 0",
+        ),
+        (
+            lambda: thalweg.AdaBelief([matrix()], weight_decouple="no"),
+            "Invalid weight_decouple value: 'no'. AdaBelief needs True or False",
+        ),
+        (
+            lambda: thalweg.AdamWScheduleFree([matrix()], betas=0.9),
+            r"betas=0.9; AdamWScheduleFree takes 2 numbers, as in betas=\(0.9, 0.999\)",
+        ),
+        (
+            lambda: thalweg.AdamWScheduleFree([{"params": [matrix()], "betas": 0.9}]),
+            "betas=0.9; AdamWScheduleFree takes 2 numbers",
+        ),
+        (lambda: thalweg.Adam([{"params": [matrix()], "betas": 0.9}]), "betas=0.9; Adam takes 2"),
+        (lambda: thalweg.SGD([matrix()], lr=math.inf), r"learning rate: inf. SGD needs \[0, inf\)"),
+        (lambda: thalweg.SGD([matrix()], maximize="no"), "Invalid maximize value: 'no'"),
+        (lambda: thalweg.SGD([matrix()], fused="no"), "Invalid fused value: 'no'"),
+        (
+            lambda: thalweg.create_optimizer(torch.nn.Linear(2, 2), "adamw", groups=lambda m: None),
+            "returned None; it returns groups",
+        ),
+        (lambda: thalweg.create_optimizer([matrix()], "adamw(params=3)"), "argument 'params'"),
+        (lambda: thalweg.create_optimizer([matrix()], "adamw(lr=1e-3, lr=2)"), "lr stands twice"),
+        (
+            lambda: thalweg.create_optimizer([matrix()], "adamw + lookahead(kk=5)"),
+            "'kk'. Did you mean 'k'",
+        ),
+        (lambda: thalweg.create_optimizer([matrix()], "adamw" + " + cautious" * 3000), "characters"),
+        (lambda: thalweg.create_optimizer([matrix()], "adamw" + "(" * 900), "does not read as"),
+        (lambda: thalweg.AMSBound([matrix()], lr=0.0), "the bounds are relative to"),
+        (
+            lambda: thalweg.Lookahead(torch.optim.SGD([matrix()])).add_param_group(
+                {"params": [matrix()], "lookahead_kk": 0}
+            ),
+            "group 1 of Lookahead .*'lookahead_kk'. Did you mean 'lookahead_k'",
+        ),
+        (
+            lambda: thalweg.SAM(torch.optim.SGD([{"params": [matrix()], "sam_rhoo": 0}])),
+            "'sam_rhoo'. Did you mean 'sam_rho'",
+        ),
+    ],
+)  # fmt: skip
+def test_nonsense_is_refused_with_what_is_allowed(make, sentence) -> None:
+    with pytest.raises(ThalwegError, match=sentence):
+        make()
+
+
+def test_infinity_stays_where_it_stands_for_never() -> None:
+    thalweg.ASGD([matrix()], t0=math.inf)
+    thalweg.Rprop([matrix()], step_sizes=(1e-6, math.inf))
+    thalweg.SGD([matrix()], options=[opt.ClipNorm(math.inf), opt.ClipValue(math.inf)])
+
+
+@pytest.mark.parametrize("name", thalweg.list_optimizers())
+def test_everything_that_can_be_passed_says_what_is_allowed(name) -> None:
+    info = thalweg.optimizer_info(name)
+    assert all(a.range for a in info.arguments), [a for a in info.arguments if not a.range]
+    names = [a.name for a in info.arguments if a.passed]
+    assert len(names) == len(set(names))
+
+
+def test_lbfgs_keeps_its_whole_history() -> None:
+    for size in (3, 5):
+        p = torch.nn.Parameter(torch.randn(4, 4, generator=torch.Generator().manual_seed(0)))
+        optimizer = thalweg.LBFGS([p], history_size=size)
+        for _ in range(3):
+            optimizer.step(lambda p=p: rosenbrock(p))
+        held = sum(
+            x.numel() * x.element_size()
+            for v in optimizer.state[p].values()
+            for x in (v if isinstance(v, list) else [v])
+            if isinstance(x, torch.Tensor) and x.numel() > 1
+        )
+        said = thalweg.optimizer_info(f"lbfgs(history_size={size})").state_bytes
+        assert said == held / p.numel()
+    assert thalweg.optimizer_info("lbfgs").state_bytes > 800
+
+
+def rosenbrock(p):
+    p.grad = None
+    x, y = p[:, :2], p[:, 2:]
+    loss = ((1 - x) ** 2 + 100 * (y - x * x) ** 2).sum()
+    loss.backward()
+    return loss
+
+
+def test_formulas_call_a_number_by_its_argument() -> None:
+    for name in ("novograd", "lars", "stableadamw", "adamwschedulefree"):
+        assert "_weight_decay" not in thalweg.optimizer_info(name).formula
+        assert "weight_decay" in thalweg.optimizer_info(name).formula
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("LAMB", "LAMB does"), ("Ranger", "Ranger does"), ("AdamW", "Adam does not .*SparseAdam")],
+)
+def test_sparse_gradients_are_refused_by_who_refuses_them(name, said) -> None:
+    p = matrix()
+    p.grad = torch.ones(2, 2).to_sparse(1)
+    with pytest.raises(StepError, match=said):
+        getattr(thalweg, name)([p]).step()
+
+
+# --- SAM ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("adaptive", [False, True])
+@pytest.mark.parametrize("size", [1e-44, 1e-38, 1e-30, 1.0, 1e25, 1e37])
+def test_the_climb_is_as_long_whatever_the_size_of_the_gradients(size, adaptive) -> None:
+    p = torch.nn.Parameter(torch.full((3, 3), 0.99 if adaptive else 0.0))
+    optimizer = thalweg.SAM(torch.optim.SGD([p]), rho=0.5, adaptive=adaptive)
+    p.grad = torch.full((3, 3), size)
+    before = p.detach().clone()
+    optimizer.first_step()
+    assert (p.detach() - before).norm().item() == pytest.approx(0.5, rel=1e-5)
+
+
+@pytest.mark.parametrize("base", [thalweg.SGD, torch.optim.SGD])
+def test_unscaling_before_the_climb_is_refused(base) -> None:
+    """The scaler believes the second gradients unscaled: they were applied as many times too large."""
+    scaler = torch.amp.GradScaler("cpu", init_scale=128.0)
+    params = parameters()
+    optimizer = thalweg.SAM(base(params, lr=0.1))
+
+    def backward():
+        scaler.scale(sum((p * p).sum() for p in params)).backward()
+
+    before = clones(params)
+    backward()
+    scaler.unscale_(optimizer)
+    optimizer.first_step(zero_grad=True)
+    [len(g["params"]) for g in optimizer.param_groups]  # whoever looks is no scaler
+    backward()
+    with pytest.raises(StepError, match=r"unscale_\(\) before first_step\(\)"):
+        scaler.step(optimizer)
+    assert_same_bits(params, before)
+    scaler.update()
+    for unscales in (False, True):  # and the next ones are as ever
+        optimizer.zero_grad()
+        backward()
+        optimizer.first_step(zero_grad=True)
+        backward()
+        if unscales:
+            scaler.unscale_(optimizer)
+        scaler.step(optimizer)
+        scaler.update()
+        assert 0.5 < params[0].norm() / before[0].norm() < 1.0

@@ -18,10 +18,11 @@ from thalweg.errors import ArgumentError, StepError
 class Oracle:
     """Defazio et al. 2024, one tensor, in float64: z, x and y apart, as the paper writes them."""
 
-    def __init__(self, y, kind, lr, beta, beta2, eps, decay, warmup, r, power):
+    def __init__(self, y, kind, lr, beta, beta2, eps, decay, warmup, r, power, silent=True):
         self.z = self.x = np.array(y, dtype=np.float64)
         self.y, self.v = self.z.copy(), np.zeros_like(self.z)
         self.kind, self.lr, self.beta, self.beta2, self.eps = kind, lr, beta, beta2, eps
+        self.silent = silent
         self.decay, self.warmup, self.r, self.power = decay, warmup, r, power
         self.t, self.total, self.largest = 0, 0.0, 0.0
 
@@ -42,7 +43,7 @@ class Oracle:
                 lr *= np.sqrt((rho - 4) * (rho - 2) * inf / ((inf - 4) * (inf - 2) * rho))
                 u = adapted
             else:
-                lr = 0.0
+                lr = 0.0 if self.silent else lr
         self.z = self.z - lr * (u + self.decay * self.y)
         self.largest = max(self.largest, lr)
         weight = t**self.r * self.largest**self.power
@@ -61,6 +62,11 @@ CASES = {
     ),
     "adamw weights": ("AdamW", {"lr": 0.02, "weight_lr_power": 1.0, "warmup_steps": 9}, (0.9, 0.999)),
     "radam": ("RAdam", {"lr": 0.02, "weight_decay": 0.01}, (0.9, 0.999)),
+    "radam sgd first": (
+        "RAdam",
+        {"lr": 0.02, "weight_decay": 0.01, "silent_sgd_phase": False, "betas": (0.9, 0.99)},
+        (0.9, 0.99),
+    ),
 }  # fmt: skip
 
 
@@ -91,7 +97,7 @@ def test_it_follows_the_paper(case, backend) -> None:
         Oracle(
             x.detach().numpy(), kind, kwargs["lr"], beta, beta2, kwargs.get("eps", 1e-8),
             kwargs.get("weight_decay", 0.0), kwargs.get("warmup_steps", 0), kwargs.get("r", 0.0),
-            kwargs.get("weight_lr_power", 2.0),
+            kwargs.get("weight_lr_power", 2.0), kwargs.get("silent_sgd_phase", True),
         )
         for x in p
     ]  # fmt: skip

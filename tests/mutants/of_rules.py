@@ -223,6 +223,11 @@ OPTIONS = (
         ("tests/test_oracles.py -k average",),
     ),
     Edit(
+        "radam-schedule-free-trusts-too-soon", "optim/schedule_free.py",
+        "where(length > 4.0, adapted, g)", "adapted",
+        "the mean square divides before it can be trusted", ("tests/test_schedule_free.py -k paper",),
+    ),
+    Edit(
         "schedule-free-weight-off-by-one", "options/schedule_free.py",
         "(k + 1.0) ** r * lr_max", "k**r * lr_max", "the average's weights count from zero",
         ("tests/test_schedule_free.py -k paper",),

@@ -280,12 +280,21 @@ def _arguments(trial: Trial) -> Iterator[Argument]:
     cls = type(trial.optimizer)
     said = docstrings.meanings(cls)
     declared = _declared(trial)
+    switches = trial.resolved.rule.switches if trial.resolved else ()
+    choices = {s.name: s.range for s in switches if not s.is_derived}
+    choices |= {s.name: s.range for s in getattr(cls, "choices", ())}
+    for h in getattr(cls, "numbers", ()):  # what no rule declares
+        of_key = declared.setdefault(h.place()[0], [])
+        if all(key != hyper_key(h, "") for key, _, _ in of_key):
+            of_key.append((hyper_key(h, ""), h, h.default))
     for name, parameter in inspect.signature(cls).parameters.items():
         if name in ("params", "options", *FLAGS):
             continue
         hypers = declared.pop(name, [])
         if not hypers:
-            choice = "True or False" if isinstance(parameter.default, bool) else ""
+            choice = (
+                "True or False" if isinstance(parameter.default, bool) else choices.get(name, "")
+            )
             yield Argument(name, parameter.default, choice, said.get(name, ""))
         for key, hyper, _ in hypers:
             index = hyper.place()[1]

@@ -28,6 +28,9 @@ CLASSES: dict[str, type[torch.optim.Optimizer]] = {
 }
 """Every optimizer by its name in lower case."""
 
+LONGEST = 2000
+"""Characters of a text that names an optimizer."""
+
 Grouping = Callable[[nn.Module], Sequence[Mapping[str, Any]]]
 
 GROUPINGS: dict[str, Grouping] = {}
@@ -59,10 +62,12 @@ class Named:
             TypeError: An argument or options that the optimizer does not have.
         """
         merged = {**arguments, **self.arguments}
-        known = inspect.signature(self.cls).parameters
+        known = [
+            k for k in inspect.signature(self.cls).parameters if k != "params"
+        ]  # given already
         for argument in merged:
             if argument not in known:
-                raise ArgumentTypeError(unknown(self.cls.__name__, argument, list(known)))
+                raise ArgumentTypeError(unknown(self.cls.__name__, argument, known))
         if self.options and "options" not in known:
             raise ArgumentTypeError(
                 f"{self.cls.__name__} takes no options; {self.text!r} needs an argument 'options' that it "
@@ -133,7 +138,13 @@ def _grouped(model: Any, groups: str | Grouping) -> Sequence[Mapping[str, Any]]:
             "the model, or the groups themselves"
         )
     if callable(groups):
-        return groups(model)
+        found = groups(model)
+        if isinstance(found, (str, bytes)) or not isinstance(found, Iterable):
+            raise ArgumentTypeError(
+                f"groups={getattr(groups, '__name__', groups)} returned {found!r}; it returns groups, as in "
+                "[{'params': [...], 'lr': 0.1}]"
+            )
+        return found
     import_module("thalweg.groups")  # a room above this one, which enters its builders here
     if groups not in GROUPINGS:
         raise ArgumentError(
@@ -255,19 +266,26 @@ def parse(text: str) -> list[tuple[str, dict[str, Any]]]:
     Raises:
         ValueError: It is not of this grammar.
     """
+    if (
+        len(text) > LONGEST
+    ):  # Python's own parser gives up on some such texts, each version in its way
+        raise ArgumentError(f"{text[:40]!r}... has {len(text)} characters; {LONGEST} are enough")
     try:
         tree = ast.parse(text.strip(), mode="eval").body
-    except SyntaxError as e:
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as e:
+        why = getattr(e, "msg", None) or str(e) or "it is nested too deeply"
         raise ArgumentError(
-            f"{text!r} does not read as names with arguments joined by +: {e.msg}"
+            f"{text!r} does not read as names with arguments joined by +: {why}"
         ) from None
     return [_part(node, text) for node in _summands(tree)]
 
 
 def _summands(node: ast.expr) -> list[ast.expr]:
-    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
-        return [*_summands(node.left), *_summands(node.right)]
-    return [node]
+    found: list[ast.expr] = []
+    while isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+        found.append(node.right)
+        node = node.left
+    return [node, *reversed(found)]
 
 
 def _part(node: ast.expr, text: str) -> tuple[str, dict[str, Any]]:
@@ -281,6 +299,10 @@ def _part(node: ast.expr, text: str) -> tuple[str, dict[str, Any]]:
             raise ArgumentError(
                 f"{ast.unparse(node)!r} in {text!r}: arguments are literals such as 6, 0.9, (0.9, 0.99), 'l2'"
             ) from None
+        names = [k.arg for k in node.keywords]
+        twice = next((name for name in names if name and names.count(name) > 1), None)
+        if twice:
+            raise ArgumentError(f"{ast.unparse(node)!r} in {text!r}: {twice} stands twice")
         if len(values) == len(node.keywords):
             return node.func.id.lower(), ({"*": positional} if positional else {}) | values
     raise ArgumentError(
@@ -296,6 +318,10 @@ def option_named(name: str, values: Mapping[str, Any]) -> Option:
         TypeError: It does not have such an argument.
     """
     cls = option_class(name)
+    known = list(inspect.signature(cls).parameters)
+    for argument in values:
+        if argument != "*" and argument not in known:
+            raise ArgumentTypeError(unknown(name, argument, known))
     try:
         return cls(*values.get("*", ()), **{k: v for k, v in values.items() if k != "*"})
     except TypeError as e:

@@ -73,13 +73,17 @@ class Trial:
         return not refused
 
     def step(self, *, sparse: bool = False) -> None:
-        """Take one step on a gradient of all 0.1."""
-        p = self.parameter
-        gradient = torch.full_like(p, 0.1, requires_grad=False)
-        p.grad = gradient.to_sparse(1) if sparse else gradient
-        loss = torch.tensor(1.0)
+        """Take one step on a tenth of the weights, which begin as ones, for a gradient."""
+
+        def evaluate() -> Tensor:
+            p = self.parameter
+            gradient = p.detach() * 0.1
+            p.grad = gradient.to_sparse(1) if sparse else gradient
+            return (p.detach() ** 2).sum() * 0.05
+
+        evaluate()
         if self.needs_closure:
-            self.optimizer.step(lambda: loss)  # type: ignore[arg-type, return-value]
+            self.optimizer.step(evaluate)  # type: ignore[arg-type]
         else:
             self.optimizer.step()
 
@@ -90,11 +94,18 @@ class Trial:
         return closure is not None and closure.default is inspect.Parameter.empty
 
     def state(self) -> dict[str, float]:
-        """Bytes per element of what a step leaves in the state; single numbers are left out."""
+        """Bytes per element of what steps leave in the state; single numbers are left out.
+
+        A list is a history, and counts as long as its group's `history_size` lets it grow.
+        """
         if not self.takes():
             self.step(sparse=True)
         p = self.parameter
-        held = {key: _bytes(x) / p.numel() for key, x in self.optimizer.state[p].items()}
+        longest = self.optimizer.param_groups[0].get("history_size", 1)
+        held = {
+            key: (_bytes(x[-1]) * longest if isinstance(x, list) and x else _bytes(x)) / p.numel()
+            for key, x in self.optimizer.state[p].items()
+        }
         return {key: size for key, size in held.items() if size}
 
     def formula(self) -> str | None:
@@ -110,9 +121,7 @@ class Trial:
 
 
 def _bytes(x: Any) -> int:
-    """The size of a tensor, or of a list of them; nothing for a single number."""
-    if isinstance(x, (list, tuple)):
-        return sum(map(_bytes, x))
+    """The size of a tensor; nothing for a single number."""
     return x.numel() * x.element_size() if isinstance(x, Tensor) and x.numel() > 1 else 0
 
 

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypedDict, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, TypedDict, get_type_hints
 
 from torch import Tensor
 from typing_extensions import Unpack as Unpack  # torch depends on it
@@ -75,15 +75,28 @@ def _taken(title: str, key: str, hypers: list[Hyper], left: dict[str, Any]) -> A
     if hypers[0].place()[1] is None:
         by_name = left.pop(hypers[0].name, hypers[0].default)
         return left.pop(key, by_name)
-    whole = left.pop(key, None)
-    if whole is None:
+    if key not in left:
         return tuple(left.pop(h.name, h.default) for h in hypers)
-    if not isinstance(whole, (tuple, list)) or len(whole) != len(hypers):
+    return several(title, key, left.pop(key), hypers)
+
+
+def several(title: str, key: str, value: Any, hypers: Sequence[Hyper]) -> tuple[Any, ...]:
+    """The numbers of a key that holds several.
+
+    Raises:
+        TypeError: It holds one alone, or another number of them.
+    """
+    if not isinstance(value, (tuple, list)) or len(value) != len(hypers):
         typical = tuple(h.default for h in hypers)
         raise ArgumentTypeError(
-            f"{key}={whole!r}; {title} takes {len(hypers)} numbers, as in {key}={typical}"
+            f"{key}={value!r}; {title} takes {len(hypers)} numbers, as in {key}={typical}"
         )
-    return tuple(whole)
+    return tuple(value)
+
+
+def is_bool(value: Any) -> bool:
+    """Whether it is True or False, or one of their equals."""
+    return isinstance(value, bool) or (not isinstance(value, str) and value in (0, 1))
 
 
 def spell_out(constructor: Callable[..., None], of: Callable[..., None]) -> None:
@@ -163,6 +176,11 @@ def taken_at_construction(group: Group, others: Sequence[Group]) -> dict[str, An
 
 def check_flags(group: Group) -> None:
     """Refuse what torch refuses, in its words."""
+    for flag in (name for name in Flags.__annotations__ if name != "options"):
+        unsaid = flag in ("foreach", "fused")
+        if not (is_bool(group[flag]) or (unsaid and group[flag] is None)):
+            needs = "True, False or None" if unsaid else "True or False"
+            raise ArgumentError(f"Invalid {flag} value: {group[flag]!r}. It is {needs}.")
     if group["fused"] and group["differentiable"]:
         raise BackendError("`fused` does not support `differentiable`")
     if group["fused"] and group["foreach"]:
@@ -179,11 +197,21 @@ def check_numbers(title: str, group: Group, where: str) -> None:
     if isinstance(lr, Tensor) and lr.numel() != 1:
         shape = tuple(lr.shape)
         raise ArgumentError(f"Tensor lr must be 1-element; got shape {shape} ({title}{where})")
+    for key in TORCH_KEYS:
+        if not is_bool(group.get(key, False)):
+            raise ArgumentError(
+                f"Invalid {key} value: {group[key]!r}. {title} needs True or False{where}."
+            )
     resolved = resolve(group)
     for label, owner in resolved.labelled():
         for h in owner.hypers if label else (LR, *owner.hypers):
             if h.derived:
                 continue
+            key, index = h.place(label)
+            if index is not None and key in group:
+                several(
+                    title, key, group[key], [x for x in owner.hypers if x.place(label)[0] == key]
+                )
             said = replace(h, says=resolved.rule.says.get(h.name, h.says))
             complaint = said.complaint(number(group, hyper_key(h, label)), group[h.place(label)[0]])
             if complaint:
@@ -193,6 +221,11 @@ def check_numbers(title: str, group: Group, where: str) -> None:
     complaint = resolved.rule.check(group) if resolved.rule.check is not None else None
     if complaint:
         raise ArgumentError(f"{complaint} ({title}{where})")
+    for switch in resolved.rule.switches:
+        value = group.get(switch.name, switch.default)
+        complaint = None if switch.is_derived else switch.complaint(value)
+        if complaint:
+            raise ArgumentError(f"{complaint}. {title} needs {switch.range}{where}.")
 
 
 def check_spelling(title: str, group: Group, known: Iterable[str]) -> None:
@@ -229,13 +262,20 @@ def naming_what_two_groups_have(group: Group, others: Sequence[Group]) -> Iterat
 
 
 class Strict:
-    """A class whose constructor refuses unknown arguments with a suggestion, before anything else looks."""
+    """A class whose constructor refuses unknown arguments with a suggestion, before anything else looks.
 
-    def __new__(cls, *_: Any, **kwargs: Any) -> Self:
+    And choices that are neither True nor False where the default is one of them, and `numbers` out of range.
+    """
+
+    numbers: ClassVar[tuple[Hyper, ...]] = ()
+    """Arguments that no rule declares: the class makes something else of them."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """Refuse them.
 
         Raises:
-            TypeError: There is one.
+            TypeError: There is one, or one number where there are several.
+            ValueError: A choice or a number is not allowed.
         """
         known = inspect.signature(cls.__init__).parameters
         if not any(p.kind is p.VAR_KEYWORD for p in known.values()):
@@ -244,7 +284,31 @@ class Strict:
                     raise ArgumentTypeError(
                         unknown(cls.__name__, name, [k for k in known if k != "self"])
                     )
+        names = [name for name, p in known.items() if p.kind is p.POSITIONAL_OR_KEYWORD]
+        cls._check_passed({**dict(zip(names[1:], args, strict=False)), **kwargs}, known)
         return super().__new__(cls)
+
+    @classmethod
+    def _check_passed(cls, given: Mapping[str, Any], known: Mapping[str, Any]) -> None:
+        for name, value in given.items():
+            if name in known and isinstance(known[name].default, bool) and not is_bool(value):
+                raise ArgumentError(
+                    f"Invalid {name} value: {value!r}. {cls.__name__} needs True or False."
+                )
+        for h in cls.numbers:
+            key, index = h.place()
+            if key not in given or (given[key] is None and known[key].default is None):
+                continue
+            value = given[key]
+            if index is not None:
+                value = several(
+                    cls.__name__, key, value, [x for x in cls.numbers if x.place()[0] == key]
+                )[index]
+            complaint = h.complaint(value)
+            if complaint and not (isinstance(value, Tensor) and value.numel() != 1):
+                raise ArgumentError(
+                    f"{complaint}. {cls.__name__} needs {h.range}; typical: {h.typical}."
+                )
 
 
 def unknown(title: str, name: str, known: Sequence[str]) -> str:

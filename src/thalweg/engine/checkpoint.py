@@ -40,6 +40,8 @@ def check_groups(groups: Sequence[Group], given: Mapping[str, Any], *, strict: b
             if key not in theirs:
                 continue
             mine, other = _plain(own[key]), _plain(theirs[key])
+            if key == "options":
+                other = tuple(sorted({*other, *_of_wrappers(own, theirs)}))
             if mine != other:
                 raise CheckpointError(
                     f"the checkpoint's group {i} has {what} {_said(other)} and this optimizer {_said(mine)}"
@@ -53,6 +55,17 @@ def check_groups(groups: Sequence[Group], given: Mapping[str, Any], *, strict: b
                     f"the checkpoint's group {i} has no {key!r}, which goes with the state: it is another "
                     "optimizer's; load with strict=False to begin it anew"
                 )
+
+
+def _of_wrappers(own: Group, theirs: Mapping[str, Any]) -> list[str]:
+    """Options of ours whose numbers a checkpoint has without naming them: those were a wrapper's."""
+    return [
+        name
+        for name in own["options"]
+        if name not in theirs["options"]
+        and (keys := {h.place(name)[0] for h in OPTIONS[name].hypers if not h.derived})
+        and keys <= theirs.keys()
+    ]
 
 
 def check_lengths(groups: Sequence[Group], given: Mapping[str, Any]) -> None:
@@ -72,7 +85,9 @@ def check_lengths(groups: Sequence[Group], given: Mapping[str, Any]) -> None:
 
 def _of_another_kind(own: Group, theirs: Mapping[str, Any]) -> list[str]:
     """Keys that hold several numbers on one side and one, or another number of them, on the other."""
-    declared = {h.place(label)[0] for label, x in resolve(own).labelled() for h in x.hypers}
+    resolved = resolve(own)
+    declared = {h.place(label)[0] for label, x in resolved.labelled() for h in x.hypers}
+    declared |= {s.name for s in resolved.rule.switches}
     return [
         key for key in own if key in declared and key in theirs and not _fits(own[key], theirs[key])
     ]
@@ -139,11 +154,35 @@ def all_loaded(
     for key, entries in given["state"].items():
         if key in owner:
             p, group, where, is_ours = owner[key]
+            entries = _counted(entries, group, where, strict=strict)
             found[p] = loaded_state(p, group, entries, where, strict=strict, is_ours=is_ours)
             check_weights(p, found[p], group, where)
         else:
             found[key] = copy.deepcopy(entries)
     return found
+
+
+def _counted(
+    entries: Mapping[str, Any], group: Group, where: str, *, strict: bool
+) -> Mapping[str, Any]:
+    """Entries with a wrapper's count as the step count, which is what its option goes by.
+
+    Raises:
+        CheckpointError: Both are there and differ: the option would act at other steps.
+    """
+    for name in group["options"]:
+        count = entries.get(f"{name}_step")
+        if count is None or all(s.name != "step" for s in OPTIONS[name].scalars):
+            continue
+        step = entries.get("step", count)
+        if strict and float(step) != float(count):
+            raise CheckpointError(
+                f"the checkpoint's {name} has counted {float(count):g} steps of {where} and the optimizer "
+                f"{float(step):g}: as an option it would act at other steps; load with strict=False to go "
+                "by the optimizer's"
+            )
+        entries = {**{k: v for k, v in entries.items() if k != f"{name}_step"}, "step": step}
+    return entries
 
 
 def loaded_state(

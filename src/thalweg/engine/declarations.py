@@ -93,7 +93,8 @@ class Hyper:
         name: The rule's keyword.
         default: Used where the group does not say.
         low, above: Smallest allowed value; or the bound that a value must exceed.
-        high, closed: The bound that a value must stay below; with `closed`, may reach.
+        high, closed: The bound that a value must stay below; with `closed`, may reach. A value is finite, but
+            for high=inf with `closed`: where infinity stands for "never" or "as much as it takes".
         at: Where it stands in the group if not under its own name: "betas[0]".
         integer: Whether only whole numbers make sense.
         derived: Whether the option that declares it fills it in, so that nobody passes it.
@@ -184,6 +185,8 @@ class Hyper:
         return f"{self.says or f'Invalid {name}'}: {said}"
 
     def _allows(self, x: float) -> bool:
+        if math.isinf(x):
+            return self.closed and x == self.high
         if math.isnan(x) or (self.integer and x != int(x)):
             return False
         if (self.low is not None and x < self.low) or (self.above is not None and x <= self.above):
@@ -200,17 +203,58 @@ class Switch:
         default: Used where the group does not say.
         read: How to derive it from the group: `nonzero("momentum")`.
         min_ndim: Derived from the parameter: whether it has at least so many dimensions.
+        low, high, integer: Of one whose default is a number, or several: as for a Hyper.
+        choices: The allowed values, where they are neither numbers nor True and False.
     """
 
     name: str
     default: Any = False
     read: Callable[[Group], Any] | None = None
     min_ndim: int | None = None
+    low: float | None = None
+    high: float | None = None
+    integer: bool = False
+    choices: tuple[Any, ...] = ()
 
     @property
     def is_derived(self) -> bool:
         """Whether its value follows from other things, so that nobody passes it."""
         return self.read is not None or self.min_ndim is not None
+
+    @property
+    def range(self) -> str:
+        """The allowed values; empty where anything may stand."""
+        if self.choices:
+            return f"{', '.join(map(repr, self.choices[:-1]))} or {self.choices[-1]!r}"
+        numbers = self._numbers()
+        if not numbers:
+            return "True or False" if isinstance(self.default, bool) else ""
+        several = f"{len(numbers)} numbers, each in " if isinstance(self.default, tuple) else ""
+        return several + numbers[0].range
+
+    def complaint(self, value: Any) -> str | None:
+        """The sentence to begin an error with if the value is not allowed, else None."""
+        allowed = self.choices or ((True, False) if isinstance(self.default, bool) else ())
+        numbers = self._numbers()
+        if numbers and isinstance(self.default, tuple):
+            if not isinstance(value, (tuple, list)) or len(value) != len(numbers):
+                return f"Invalid {self.name} value: {value!r}"
+            found = (h.complaint(x) for h, x in zip(numbers, value, strict=True))
+            return next((said for said in found if said), None)
+        if numbers:
+            return numbers[0].complaint(value)
+        return f"Invalid {self.name} value: {value!r}" if allowed and value not in allowed else None
+
+    def _numbers(self) -> list[Hyper]:
+        """What its numbers may be, one by one."""
+        several = isinstance(self.default, tuple)
+        found = []
+        for i, x in enumerate(self.default if several else (self.default,)):
+            if isinstance(x, bool) or not isinstance(x, (int, float)):
+                return []
+            at = f"{self.name}[{i}]" if several else None
+            found.append(Hyper(self.name, x, self.low, high=self.high, integer=self.integer, at=at))
+        return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,7 +91,8 @@ def formula(rule: Rule, specs: tuple[OptionSpec, ...], setting: Setting) -> str:
 def _hyper_names(rule: Rule, specs: tuple[OptionSpec, ...]) -> dict[str, str]:
     """What each of a group's numbers is called: its own name, with the option's where two share it."""
     owners = [("", rule), *((spec.name, spec) for spec in specs)]
-    often = Counter(h.name for _, owner in owners for h in owner.hypers)
+    keys = {(h.name, hyper_key(h, label)) for label, owner in owners for h in owner.hypers}
+    often = Counter(name for name, _ in keys)  # one that several read is still one
     return {
         hyper_key(h, label): h.name if often[h.name] == 1 else f"{label}_{h.name}".lstrip("_")
         for label, owner in owners

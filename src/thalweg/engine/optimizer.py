@@ -254,7 +254,8 @@ class Optimizer(Averaging, Strict, torch.optim.Optimizer):
         self._plan = self._plans = None  # whatever interrupts a step, the next looks at all anew
         plan = plans.find(self.param_groups, self.state)
         if plan is None:
-            plan, pending = Preparation(self.param_groups, self.state).plan()
+            title = type(self).__name__
+            plan, pending = Preparation(self.param_groups, self.state, title).plan()
             plans.keep(plan, self.param_groups)
         plan.ready(self.param_groups)
         for p, entries in pending:

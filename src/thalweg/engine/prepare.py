@@ -24,7 +24,7 @@ from thalweg.engine.groups import Resolved, graph_of, initial_value, resolve, wa
 from thalweg.engine.matrix import Stacks
 from thalweg.engine.passes import Program
 from thalweg.engine.plan import BucketRun, Plan
-from thalweg.engine.rule import Declared, Group, Scalar, Slot
+from thalweg.engine.rule import Declared, Group, Rule, Scalar, Slot
 from thalweg.engine.state import (
     Missing,
     ParameterState,
@@ -121,15 +121,24 @@ class Preparation:
     Args:
         groups: The optimizer's groups.
         state: Its state; read only.
+        title: The optimizer's name, for messages.
     """
 
-    def __init__(self, groups: Sequence[Group], state: Mapping[Tensor, Any]) -> None:
-        self.groups, self.state = groups, state
+    def __init__(
+        self, groups: Sequence[Group], state: Mapping[Tensor, Any], title: str = ""
+    ) -> None:
+        self.groups, self.state, self.title = groups, state, title
         self.resolved = [resolve(g) for g in groups]
         self.families: dict[Any, Family] = {}
         self.kinds: dict[Any, tuple[Kind, ModuleType]] = {}
         self.instead: dict[Kind, tuple[Kind, ModuleType]] = {}
         self.pending: Pending = []
+
+    def _refuses_sparse(self, rule: Rule) -> str:
+        """The rule's sentence, but for classes that share it, as LAMB does Adam's."""
+        if not rule.refuses_sparse or hasattr(torch.optim, self.title) or self.title == "Optimizer":
+            return rule.refuses_sparse or f"{rule.name} does not support sparse gradients"
+        return f"{self.title} does not support sparse gradients"
 
     def plan(self) -> tuple[Plan, Pending]:
         """Build everything."""
@@ -173,7 +182,7 @@ class Preparation:
         sparse = grad.layout != torch.strided
         if sparse and not rule.sparse:
             raise StepError(
-                f"{rule.refuses_sparse or f'{rule.name} does not support sparse gradients'}: {where} has "
+                f"{self._refuses_sparse(rule)}: {where} has "
                 f"a {str(grad.layout).removeprefix('torch.')} one; make it dense (sparse=False in its layer)"
             )
         if not sparse and rule.refuses_dense:

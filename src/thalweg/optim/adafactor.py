@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -36,7 +37,14 @@ def _machine_epsilon(dtype: torch.dtype) -> float:
             none=_machine_epsilon,
         ),
         Hyper("eps2", 1e-3, low=0.0, at="eps[1]", says="epsilon2 should be >= 0 but is"),
-        Hyper("d", 1.0, low=1.0, says="Clipping threshold d should be >= 1 but is"),
+        Hyper(
+            "d",
+            1.0,
+            low=1.0,
+            high=math.inf,
+            closed=True,
+            says="Clipping threshold d should be >= 1 but is",
+        ),
     ),
     switches=(Switch("factored", min_ndim=2),),
     paper="Shazeer and Stern 2018, arXiv:1804.04235, Algorithms 4 and 5",

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from thalweg.engine.arguments import Flags, Unpack, passed
 from thalweg.engine.ops import lerp, sqrt, where
 from thalweg.engine.optimizer import Optimizer
-from thalweg.engine.rule import Slot, rule
+from thalweg.engine.rule import Hyper, Slot, rule
 from thalweg.optim.numbers import EPS, SQUARE, betas
 from thalweg.options import ClipNorm, Decay
 
@@ -76,6 +78,8 @@ class Adan(Optimizer):
         >>> [round(x, 4) for x in w.tolist()]
         [0.9, 0.9]
     """
+
+    numbers = (Hyper("max_grad_norm", 0.0, low=0.0, high=math.inf, closed=True),)
 
     def __init__(
         self,

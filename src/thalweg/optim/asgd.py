@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,7 +24,11 @@ def _average(p: Any, ax: Any, *, mu: Any) -> Any:
 @rule(
     slots=(Slot("ax", follows=_average),),
     scalars=(Scalar("eta", init="lr"), Scalar("mu", 1.0)),
-    hypers=(Hyper("lambd", 1e-4), Hyper("alpha", 0.75), Hyper("t0", 1e6)),
+    hypers=(
+        Hyper("lambd", 1e-4),
+        Hyper("alpha", 0.75),
+        Hyper("t0", 1e6, high=math.inf, closed=True),
+    ),
     paper="Polyak and Juditsky 1992; the schedule of eta: Xu 2011, arXiv:1107.2490",
     refuses_sparse="ASGD does not support sparse gradients",
     decay="l2",

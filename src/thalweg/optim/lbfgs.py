@@ -12,19 +12,13 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from thalweg.engine import inspection
-from thalweg.engine.arguments import Strict
+from thalweg.engine.arguments import LR, Strict
 from thalweg.engine.backends.toolchain import keeping_threads, on_threads
 from thalweg.engine.matching import by_name
-from thalweg.engine.rule import Hyper
-from thalweg.errors import ArgumentError, BackendError, CheckpointError
+from thalweg.engine.rule import Hyper, Switch
+from thalweg.errors import BackendError, CheckpointError
 
 _Torchs = torch.optim.LBFGS  # kept: somebody may put ours where torch's is looked up
-
-_COUNTS = (
-    Hyper("max_iter", 20, low=0, integer=True),
-    Hyper("max_eval", 25, low=0, integer=True),
-    Hyper("history_size", 100, low=1, integer=True),
-)
 
 
 class LBFGS(Strict, _Torchs):
@@ -47,7 +41,7 @@ class LBFGS(Strict, _Torchs):
         max_eval: Evaluations per step; max_iter * 5 / 4 by default.
         tolerance_grad: Stop where no gradient is larger.
         tolerance_change: Stop where loss and parameters change less.
-        history_size: Pairs kept, >= 1: 2 * history_size + 3 tensors of the size of all parameters.
+        history_size: Pairs kept, >= 1: 2 * history_size + 2 tensors of the size of all parameters.
         line_search_fn: "strong_wolfe" or None.
 
     Raises:
@@ -80,6 +74,16 @@ class LBFGS(Strict, _Torchs):
         [1.0, 2.0]
     """
 
+    numbers = (
+        LR,
+        Hyper("max_iter", 20, low=0, integer=True),
+        Hyper("max_eval", 25, low=0, integer=True),
+        Hyper("tolerance_grad", 1e-7),
+        Hyper("tolerance_change", 1e-9),
+        Hyper("history_size", 100, low=1, integer=True),
+    )
+    choices = (Switch("line_search_fn", None, choices=(None, "strong_wolfe")),)
+
     def __init__(
         self,
         params: ParamsT,
@@ -91,12 +95,7 @@ class LBFGS(Strict, _Torchs):
         history_size: int = 100,
         line_search_fn: str | None = None,
     ) -> None:
-        counts = {"max_iter": max_iter, "max_eval": max_eval, "history_size": history_size}
-        for h in _COUNTS:
-            complaint = h.complaint(counts[h.name]) if counts[h.name] is not None else None
-            if complaint:
-                raise ArgumentError(f"{complaint}. LBFGS needs {h.range}; typical: {h.typical}.")
-        if line_search_fn not in (None, "strong_wolfe"):
+        if line_search_fn not in self.choices[0].choices:
             raise BackendError(
                 f"only 'strong_wolfe' is supported; got line_search_fn={line_search_fn!r} (None: no search)"
             )

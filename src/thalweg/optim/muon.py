@@ -15,7 +15,7 @@ from thalweg.engine.optimizer import Optimizer
 from thalweg.engine.rule import Hyper, Slot, Switch, rule
 from thalweg.errors import ArgumentError
 from thalweg.optim.adam import adam
-from thalweg.optim.numbers import BETAS, EPS
+from thalweg.optim.numbers import BETAS
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of the quintic x -> a x + b x^3 + c x^5 that Jordan 2024 chose for its slope at zero."""
@@ -56,9 +56,12 @@ def newton_schulz(
 
 
 def _check(group: Mapping[str, Any]) -> str | None:
-    if group["ns_steps"] >= 100:
+    if isinstance(group["ns_steps"], (int, float)) and group["ns_steps"] >= 100:
         return "Number of steps must be less than 100 for computational efficiency"
-    if len(group["ns_coefficients"]) != 3:
+    if (
+        not isinstance(group["ns_coefficients"], (tuple, list))
+        or len(group["ns_coefficients"]) != 3
+    ):
         return "Coefficients must be a tuple of exactly 3 values"
     if group["adjust_lr_fn"] not in ADJUSTMENTS:
         return f"Adjust learning rate function {group['adjust_lr_fn']} is not supported"
@@ -71,9 +74,9 @@ def _check(group: Mapping[str, Any]) -> str | None:
     switches=(
         Switch("nesterov", True),
         Switch("ns_coefficients", COEFFICIENTS),
-        Switch("eps", 1e-7),
-        Switch("ns_steps", 5),
-        Switch("adjust_lr_fn", None),
+        Switch("eps", 1e-7, low=0.0),
+        Switch("ns_steps", 5, low=0, high=100, integer=True),
+        Switch("adjust_lr_fn", None, choices=ADJUSTMENTS),
     ),
     paper="Jordan, Jin, Boza, You, Cesista, Newhouse, Bernstein 2024, kellerjordan.github.io/posts/muon",
     refuses_sparse="Muon does not support sparse gradients",
@@ -216,6 +219,8 @@ class MuonAdamW(Optimizer):
         [('muon', 2), ('adam', 2)]
     """
 
+    numbers = (*BETAS, Hyper("adamw_eps", 1e-8, low=0.0, says="Invalid epsilon value"))
+
     def __init__(
         self,
         params: ParamsT,
@@ -231,15 +236,8 @@ class MuonAdamW(Optimizer):
         adamw_eps: float = 1e-8,
         **flags: Unpack[Flags],
     ) -> None:
-        for h, value in zip((*BETAS, EPS), (*betas, adamw_eps), strict=True):
-            if complaint := h.complaint(value):
-                raise ArgumentError(
-                    f"{complaint}. MuonAdamW needs {h.range}; typical: {h.typical}."
-                )
         own = {"betas": tuple(betas), "adamw_eps": adamw_eps}
-        super().__init__(
-            **passed(locals(), "betas", "adamw_eps", "h", "value", "complaint", rule=muon)
-        )
+        super().__init__(**passed(locals(), "betas", "adamw_eps", rule=muon))
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group, or two where it holds both kinds and has no `use_muon`.

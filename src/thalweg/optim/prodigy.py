@@ -38,7 +38,7 @@ def _check(group: Mapping[str, Any]) -> str | None:
         EPS,
         Hyper("d0", 1e-6, above=0.0),
         Hyper("d_coef", 1.0, above=0.0),
-        Hyper("growth_rate", math.inf, low=1.0),
+        Hyper("growth_rate", math.inf, low=1.0, high=math.inf, closed=True),
     ),
     switches=(
         Switch("use_bias_correction"),

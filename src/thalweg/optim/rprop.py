@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from torch import Tensor
@@ -23,7 +24,7 @@ _ETAS = "Invalid eta values"
         Hyper("etaminus", 0.5, above=0.0, high=1.0, at="etas[0]", says=_ETAS, jointly=True),
         Hyper("etaplus", 1.2, above=1.0, at="etas[1]", says=_ETAS, jointly=True),
         Hyper("step_size_min", 1e-6, low=0.0, at="step_sizes[0]"),
-        Hyper("step_size_max", 50.0, low=0.0, at="step_sizes[1]"),
+        Hyper("step_size_max", 50.0, low=0.0, high=math.inf, closed=True, at="step_sizes[1]"),
     ),
     paper="Riedmiller and Braun 1993 (ICNN); iRprop-: Igel and Huesken 2000 (NC)",
     advice="for gradients of all data: over mini-batches its steps do not average out, which is why RMSprop "

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from thalweg.engine.arguments import passed
+from thalweg.engine.arguments import passed, several
 from thalweg.engine.ops import lerp, sqrt, where
 from thalweg.engine.optimizer import Optimizer
 from thalweg.engine.option import Option
@@ -20,6 +20,11 @@ from thalweg.options import ScheduleFree
 AVERAGING = ("warmup_steps", "r", "weight_lr_power", "free", "dropped")
 """What the classes below have for the option, and their rules have not."""
 BETA2 = Hyper("beta2", 0.999, low=0.0, high=1.0)
+AVERAGE_AND_BETA2 = (
+    Hyper("beta1", 0.9, above=0.0, high=1.0, closed=True, at="betas[0]"),
+    Hyper("beta2", 0.999, low=0.0, high=1.0, at="betas[1]"),
+)
+"""What `betas` holds: the option's beta, and the rule's."""
 
 
 @rule(
@@ -85,10 +90,10 @@ class _ScheduleFree(Optimizer):
             param_group = self._own_words(dict(param_group))
         super().add_param_group(param_group)
 
-    @staticmethod
-    def _own_words(group: dict[str, Any]) -> dict[str, Any]:
+    def _own_words(self, group: dict[str, Any]) -> dict[str, Any]:
         if "betas" in group:
-            group["schedule_free_beta"], group["beta2"] = group.pop("betas")
+            both = several(type(self).__name__, "betas", group.pop("betas"), AVERAGE_AND_BETA2)
+            group["schedule_free_beta"], group["beta2"] = both
         if "momentum" in group:
             group["schedule_free_beta"] = group.pop("momentum")
         if "silent_sgd_phase" in group:
@@ -138,6 +143,8 @@ class SGDScheduleFree(_ScheduleFree):
         ...     [round(x, 4) for x in w.tolist()]
         [0.8, 0.8]
     """
+
+    numbers = (Hyper("momentum", 0.9, above=0.0, high=1.0, closed=True),)
 
     def __init__(
         self,
@@ -189,6 +196,8 @@ class AdamWScheduleFree(_ScheduleFree):
 
     Differs:
         Training mode is the first one: `train()` need not be called before the first step.
+        The mean square's bias is corrected by each parameter's own count of steps, the authors' by the
+        group's.
 
     Example:
         >>> import torch, thalweg
@@ -200,6 +209,8 @@ class AdamWScheduleFree(_ScheduleFree):
         >>> [round(x, 4) for x in w.tolist()]
         [0.9, 0.9]
     """
+
+    numbers = AVERAGE_AND_BETA2
 
     def __init__(
         self,
@@ -256,6 +267,8 @@ class RAdamScheduleFree(_ScheduleFree):
 
     Differs:
         Training mode is the first one: `train()` need not be called before the first step.
+        The mean square's bias is corrected by each parameter's own count of steps, the authors' by the
+        group's.
 
     Example:
         >>> import torch, thalweg
@@ -266,6 +279,8 @@ class RAdamScheduleFree(_ScheduleFree):
         >>> w.tolist()
         [1.0, 1.0]
     """
+
+    numbers = AVERAGE_AND_BETA2
 
     def __init__(
         self,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
@@ -17,7 +19,7 @@ from thalweg.optim.numbers import MOMENTS, betas, epsilon
     hypers=(
         *betas(0.9, 0.99),
         epsilon(1e-8, above=0.0),
-        Hyper("clip_thresh", 1.0, above=0.0),
+        Hyper("clip_thresh", 1.0, above=0.0, high=math.inf, closed=True),
     ),
     paper="Wortsman, Dettmers, Zettlemoyer, Morcos, Farhadi, Schmidt 2023, arXiv:2304.13013, Algorithm 2",
     advice="lr and weight_decay as for AdamW, without clipping the gradient's norm, whose place the clipped "

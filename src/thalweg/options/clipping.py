@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from thalweg.engine.ops import clamp, minimum, norm
@@ -33,7 +34,9 @@ class Maximize(Option):
         return {"maximize": True}
 
 
-@option("gradient", rank=20, hypers=(Hyper("max_value", 1.0, above=0.0),))
+@option(
+    "gradient", rank=20, hypers=(Hyper("max_value", 1.0, above=0.0, high=math.inf, closed=True),)
+)
 def clip_value(g: Any, *, max_value: Any) -> Any:
     """Each element between -max_value and max_value."""
     return clamp(g, -max_value, max_value)
@@ -54,7 +57,12 @@ class ClipValue(Option):
         super().__init__(max_value=max_value)
 
 
-@option("gradient", rank=30, hypers=(Hyper("max_norm", 1.0, above=0.0),), scope="optimizer")
+@option(
+    "gradient",
+    rank=30,
+    hypers=(Hyper("max_norm", 1.0, above=0.0, high=math.inf, closed=True),),
+    scope="optimizer",
+)
 def clip_norm(g: Any, *, max_norm: Any) -> Any:
     """Scaled down so that the norm of all gradients together is at most max_norm."""
     return g * minimum(max_norm / (norm(g, over="all") + 1e-6), 1.0)

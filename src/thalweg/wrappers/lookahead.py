@@ -139,13 +139,14 @@ class Lookahead(Wrapper):
                 if SLOW in entry:
                     # Without a count: a checkpoint of the option, which has the rule's.
                     done = int(entry.get(COUNT, entry.get("step", 0)))
-                    slow[p] = entry[SLOW], done
+                    kept = entry[SLOW]
                 else:
                     begun.append(p)
-                    slow[p] = p.detach().clone(), 0
-                if (slow[p][1] + 1) % k == 0:
+                    kept, done = p.detach().clone(), 0
+                if (done + 1) % k == 0:
                     due.append(p)
-                    slow[p] = self._fitted(p, slow[p][0]), slow[p][1]
+                    kept = self._fitted(p, kept)
+                slow[p] = kept, done
             if due:
                 alpha = float(self._setting(group, "alpha"))
                 syncs.append(_Sync(due, alpha, self._setting(group, "momentum")))

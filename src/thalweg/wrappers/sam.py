@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
@@ -14,6 +15,8 @@ from thalweg.engine.rule import Group, Hyper
 from thalweg.errors import ArgumentTypeError, StepError
 from thalweg.wrappers.protocol import needs_closure
 from thalweg.wrappers.wrapper import Closure, Wrapper, batches, elementwise
+
+BEYOND = 2.0**100
 
 
 class SAM(Wrapper):
@@ -74,6 +77,8 @@ class SAM(Wrapper):
     wrappable = False
 
     _climbed: bool = False
+    _unscaled: bool = False
+    """Whether a scaler has unscaled the gradients at the climb."""
 
     def __init__(
         self,
@@ -100,6 +105,18 @@ class SAM(Wrapper):
         # is told that step() looks after the overflow.
         return self._climbed
 
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """The wrapped optimizer's groups, whichever list that is now."""
+        # A scaler tells in step() that it has unscaled, not whether it was these gradients or the first.
+        if self._climbed and sys._getframe(1).f_code.co_name == "_unscale_grads_":
+            self._unscaled = True
+        return self.base_optimizer.param_groups
+
+    @param_groups.setter
+    def param_groups(self, groups: list[dict[str, Any]]) -> None:
+        self.base_optimizer.param_groups = groups
+
     # The two phases ---------------------------------------------------------------------------------
 
     @torch.no_grad()
@@ -115,9 +132,12 @@ class SAM(Wrapper):
         with step_threads():
             norm, climb = self._directions()
             weights = {p: p.detach().clone() for params, _, _ in climb for p in params}
-            self._weights, self._climbed = weights, True
+            self._weights, self._climbed, self._unscaled = weights, True, False
             for params, direction, rho in climb:
-                torch._foreach_add_(params, direction, alpha=rho / norm)
+                alpha = rho / norm
+                if abs(alpha) > BEYOND:  # float32 ends at 3e38
+                    direction, alpha = torch._foreach_mul(direction, BEYOND), alpha / BEYOND
+                torch._foreach_add_(params, direction, alpha=alpha)
         if zero_grad:
             self.zero_grad()
 
@@ -153,6 +173,17 @@ class SAM(Wrapper):
     def _second(self) -> None:
         self._go_back()
         found_inf, scale = self.__dict__.get("found_inf"), self.__dict__.get("grad_scale")
+        if found_inf is not None and scale is None and not self._unscaled:
+            for key in (
+                "found_inf",
+                "grad_scale",
+            ):  # which the scaler takes back where a step returns
+                self.__dict__.pop(key, None)
+            raise StepError(
+                "unscale_() before first_step(): the scaler takes the second gradients for unscaled too, and "
+                "they are not. The weights are back and nothing stepped; leave unscale_() out (the climb "
+                "does not depend on the scale), or call it after the second backward"
+            )
         if found_inf is not None and found_inf.item():
             return
         if scale is not None:
@@ -230,8 +261,8 @@ class SAM(Wrapper):
 
 
 def _norm(tensors: Any) -> float:
-    """The 2-norm over tensors, summed in float32 at least."""
-    small = tensors[0].dtype in (torch.float16, torch.bfloat16)
-    norms = torch._foreach_norm(tensors, 2, dtype=torch.float32 if small else None)
+    """The 2-norm over tensors, summed in float64: squares of float32 leave its range at 1e-23 and 1e19."""
+    wide = torch.complex128 if tensors[0].is_complex() else torch.float64
+    norms = torch._foreach_norm(tensors, 2, dtype=wide)
     norm = torch.linalg.vector_norm(torch.stack(list(norms)))
     return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from thalweg.engine import inspection
+from thalweg.engine.arguments import unknown
 from thalweg.engine.backends.toolchain import keeping_threads, step_threads
 from thalweg.engine.groups import TRAINING
 from thalweg.engine.matching import by_name
 from thalweg.engine.option import OPTIONS
 from thalweg.engine.rule import Group, Hyper
-from thalweg.errors import ArgumentError, CheckpointError, StepError
+from thalweg.errors import ArgumentError, ArgumentTypeError, CheckpointError, StepError
 from thalweg.wrappers.protocol import check_layout, check_optimizer
 
 Closure = Callable[[], Any]
@@ -79,6 +80,8 @@ class Wrapper(torch.optim.Optimizer):
         self.base_optimizer = optimizer
         self._settings = {f"{self.label}_{name}": value for name, value in settings.items()}
         self._check_settings(self._settings, "")
+        for i, group in enumerate(optimizer.param_groups):
+            self._check_spelling(group, i)
         # Groups, state and defaults are the wrapped optimizer's: of torch's constructor only what it
         # makes anew for every copy is wanted, the hooks.
         super().__setstate__({})
@@ -124,6 +127,13 @@ class Wrapper(torch.optim.Optimizer):
                     f"Invalid {name} value: {value!r}. {title} needs one of "
                     f"{', '.join(map(repr, allowed))}{where}."
                 )
+
+    def _check_spelling(self, group: Mapping[str, Any], index: int) -> None:
+        """Refuse a key with the wrapper's label that is none of its numbers."""
+        for key in group:
+            if str(key).startswith(f"{self.label}_") and key not in self._settings:
+                title = f"group {index} of {type(self).__name__}"
+                raise ArgumentTypeError(unknown(title, key, list(self._settings)))
 
     # What is the wrapped optimizer's ----------------------------------------------------------------
 
@@ -188,6 +198,7 @@ class Wrapper(torch.optim.Optimizer):
         own = {key: param_group.get(key, value) for key, value in self._settings.items()}
         there = len(self.param_groups)
         self._check_settings(own, f", group {there}")
+        self._check_spelling(param_group, there)
         rest = {key: value for key, value in param_group.items() if key not in own}
         self.base_optimizer.add_param_group(rest)
         for group in self.param_groups[there:]:  # MuonAdamW makes two of one
@@ -272,6 +283,7 @@ class Wrapper(torch.optim.Optimizer):
             given = given if changed is None else changed
         check_layout("the checkpoint", given)
         given = by_name(self.param_groups, given, strict=bool(arguments.get("strict", True)))
+        given = {**given, "param_groups": [self._without_label(g) for g in given["param_groups"]]}
         entries, rest = self._parted(given)
         kept = [
             {key: g.get(key, v) for key, v in self._settings.items()} for g in self.param_groups
@@ -286,6 +298,12 @@ class Wrapper(torch.optim.Optimizer):
             self.state.setdefault(p, {}).update(entry)
         for after in list(self._optimizer_load_state_dict_post_hooks.values()):
             after(self)
+
+    def _without_label(self, group: dict[str, Any]) -> dict[str, Any]:
+        """A checkpoint's group without the option of that label, whose entries the wrapper takes."""
+        if self.label not in group.get("options", ()):
+            return group
+        return {**group, "options": tuple(o for o in group["options"] if o != self.label)}
 
     def _parted(self, given: Mapping[str, Any]) -> tuple[dict[Tensor, dict[str, Any]], Any]:
         """Copies of the wrapper's entries by parameter, and the checkpoint without them."""
