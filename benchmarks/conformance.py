@@ -268,9 +268,9 @@ Capabilities are declared in every library's favour: `real-only` and `matrix-onl
 so many words, `sparse` where it takes sparse gradients. A failure is a departure from what users of
 `torch.optim` rely on, not always a bug: some algorithms count steps per group on purpose, and one that draws
 random numbers (Magma) differs from itself wherever two runs are compared; one that trains only the weights
-near zero (SaRA) moves none of those here, and where nothing moves no comparison counts. Ours run as by default, compiled;
-eager and foreach pass the same, but declare `temporaries`, and foreach `number-lr`, which it refuses in
-torch's words. Below our classes stand compositions of them with options, and wrappers.
+near zero (SaRA) moves none of those here, and where nothing moves no comparison counts. Ours run as by
+default, compiled; eager and foreach pass the same, but declare `temporaries`, and foreach `number-lr`, which
+it refuses in torch's words. Below our classes stand compositions of them with options, and wrappers.
 """
 
 
