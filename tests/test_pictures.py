@@ -280,6 +280,68 @@ def test_the_command_refuses_in_one_sentence(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("name", ["x.png", "deep/er/X.GIF"])
+def test_a_pictures_name_is_no_folder(name, tmp_path):
+    found = command("sgd(lr=0.1)", "--steps", "2", "--output", str(tmp_path / name))
+    assert found.exit_code == 2
+    assert "is the name of a picture, and needed is that of a folder" in found.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+class Stuck(torch.optim.SGD):
+    def step(self, closure=None):
+        raise RuntimeError("stuck")
+
+
+def test_a_run_that_fails_leaves_no_folder(tmp_path):
+    with pytest.raises(ArgumentError, match="cannot take a step"):
+        trajectories([Contender("stuck", Stuck)], steps=2, output=tmp_path / "a" / "b")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "kept").mkdir()
+    trajectories(["sgd(lr=0.1)"], steps=2, output=tmp_path / "kept")
+    trajectories(["sgd(lr=0.1)"], steps=2, output=tmp_path / "a" / "b")
+    assert [f.name for f in (tmp_path / "a" / "b").iterdir()] == ["ravine.png"]
+
+
+SHOWN = {
+    "beale": (150, ["sgd(lr=0.003, momentum=0.9)", "adam(lr=0.5)", "lion(lr=0.1) + cautious"]),
+    "rastrigin": (200, ["sgd(lr=0.001)", "adam(lr=0.3)", "sgd(lr=0.002, momentum=0.97)"]),
+}
+"""The documents' pictures of these surfaces."""
+
+
+@pytest.mark.parametrize("surface", SHOWN)
+def test_the_pictures_of_the_documents_show_whole_paths(surface):
+    steps, names = SHOWN[surface]
+    found = trajectories(names, surface, steps)
+    (left, right), (low, high) = found.surface.across, found.surface.up
+    for one in found.paths:
+        x, y = one.points.T
+        assert left < x.min() and x.max() < right  # noqa: PT018
+        assert low < y.min() and y.max() < high  # noqa: PT018
+
+
+def test_on_rastrigin_only_momentum_leaves_the_first_pit():
+    steps, names = SHOWN["rastrigin"]
+    found = trajectories(names, "rastrigin", steps)
+    pits = [[round(z) for z in one.points[-1].tolist()] for one in found.paths]
+    assert pits == [[3, 2], [3, 2], [0, 1]]
+
+
+def test_a_map_says_what_its_shades_and_axes_are():
+    figure = paths.trajectories(trajectories(["sgd(lr=0.1)"], steps=3))
+    assert (figure.axes[0].get_xlabel(), figure.axes[0].get_ylabel()) == ("x", "y")
+    assert "darker is higher" in [t.get_text() for t in figure.legends[0].texts]
+
+
+def test_the_end_lies_on_the_minimums_cross_and_hides_none_of_it():
+    axes = paths.trajectories(trajectories(["sgd(lr=0.1)"], steps=3)).axes[0]
+    (cross,) = [line for line in axes.lines if line.get_marker() == "x"]
+    (head,) = [line for line in axes.lines if line.get_markersize() == 9]
+    assert cross.get_zorder() < head.get_zorder()
+    assert cross.get_markersize() > 1.5 * head.get_markersize()
+
+
 # Effective learning rates
 
 

@@ -140,6 +140,7 @@ def trajectories(
     if output is not None:
         from thalweg.study.figures import paths  # Matplotlib takes a second to import
 
+        Path(output).mkdir(parents=True, exist_ok=True)
         paths.save(found, Path(output), gif=gif)
     return found
 

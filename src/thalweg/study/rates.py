@@ -117,6 +117,7 @@ def effective_lr(
             effective_lr as draw,  # Matplotlib takes a second to import
         )
 
+        Path(output).mkdir(parents=True, exist_ok=True)
         house.save(draw(found), Path(output) / FILE)
     return found
 

@@ -6,6 +6,7 @@ import json
 import math
 import platform
 import tempfile
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -192,12 +193,21 @@ def _finite(value: Any) -> Any:
     return value
 
 
+PICTURES = (".png", ".gif", ".jpg", ".jpeg", ".svg", ".pdf")
+
+
 def check_folder(folder: Path) -> None:
-    """Create a folder, and make sure that files can be written there.
+    """Make sure that a folder can be made and written to; leave nothing behind.
 
     Raises:
-        ArgumentError: if they cannot.
+        ArgumentError: if it cannot, or its name is that of a picture.
     """
+    if folder.suffix.lower() in PICTURES and not folder.is_dir():
+        raise ArgumentError(
+            f"The output {folder} is the name of a picture, and needed is that of a folder, in which "
+            f"pictures have their own names: {folder.with_suffix('')}, say."
+        )
+    missing = [f for f in (folder, *folder.parents) if not f.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -205,10 +215,15 @@ def check_folder(folder: Path) -> None:
     except OSError as error:
         reason = error.strerror or str(error)
         raise ArgumentError(f"Cannot write to the output folder {folder}: {reason}.") from error
+    finally:
+        for made in missing:
+            with suppress(OSError):
+                made.rmdir()  # made again by what writes: a run that fails leaves no empty folder
 
 
 def save(comparison: Comparison, folder: Path) -> None:
-    """Write ``FILES`` into a folder that exists."""
+    """Write ``FILES`` into a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
     from thalweg.study.figures import draw  # Matplotlib takes a second to import
 
     data, table, picture = (folder / name for name in FILES)

@@ -104,9 +104,9 @@ SURFACES = {
             (-1.8, 1.8),
             (-0.8, 2.4),
         ),
-        Surface("beale", "Beale", beale, (1.0, 1.6), (3.0, 0.5), (-0.5, 4.5), (-2.0, 2.4)),
+        Surface("beale", "Beale", beale, (1.0, 1.6), (3.0, 0.5), (-0.8, 4.2), (-2.3, 2.3)),
         Surface(
-            "rastrigin", "Rastrigin", rastrigin, (1.6, 1.4), (0.0, 0.0), (-0.7, 2.5), (-0.7, 2.3)
+            "rastrigin", "Rastrigin", rastrigin, (3.4, 2.45), (0.0, 0.0), (-0.7, 3.7), (-0.7, 2.9)
         ),
     )
 }

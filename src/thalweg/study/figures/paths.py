@@ -16,6 +16,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator
 from numpy.typing import NDArray
 from torch import Tensor
@@ -26,7 +27,7 @@ from thalweg.study.surfaces import Surface
 
 SIDE = 3.1  # inches of a square map
 BESIDE = 3.4  # inches of the distances beside them
-TICKS, NAMES, TITLES = 0.45, 2.1, 0.95  # inches for what is written around them
+TICKS, NAMES, TITLES = 0.65, 2.1, 1.15  # inches for what is written around them
 LEVELS = 10  # heights between two contours cover about equal areas
 LEAST = 1e-3  # distances below it are drawn there
 FRAMES, HELD, RATE = 50, 14, 10  # of the animation: moving, at rest, a second
@@ -135,7 +136,9 @@ def _ground(axes: Axes, surface: Surface) -> None:
     axes.set(xlim=surface.across, ylim=surface.up, aspect="equal")
     axes.spines[:].set_visible(False)
     axes.tick_params(labelsize=9, colors=house.SOFT, length=0)
-    axes.plot(*surface.minimum, "x", color=house.INK, markersize=8, markeredgewidth=2, zorder=7)
+    axes.set_xlabel("x", fontsize=9, color=house.SOFT, labelpad=1)
+    axes.set_ylabel("y", fontsize=9, color=house.SOFT, labelpad=1, rotation=0)
+    axes.plot(*surface.minimum, "x", color=house.INK, markersize=17, markeredgewidth=1.8, zorder=5)
     axes.plot(*surface.start, **_HOLLOW, zorder=5)
 
 
@@ -241,10 +244,14 @@ def _has_slow(found: Trajectories) -> bool:
 def _legend(figure: Figure, found: Trajectories) -> None:
     gap = moments(found.steps)[1]
     grey: house.Style = {"color": house.SOFT}
-    handles = [
+    ground: house.Style = {"facecolor": GROUND(0.9), "edgecolor": "#b4bcc6", "linewidth": 0.5}
+    handles: list[Line2D | Patch] = [
         Line2D([], [], **{**_HOLLOW, "label": "start"}),
         Line2D([], [], **grey, marker="o", linestyle="none", markersize=9, label="end"),
-        Line2D([], [], color=house.INK, marker="x", linestyle="none", label="minimum"),
+        Line2D(
+            [], [], color=house.INK, marker="x", markersize=10, linestyle="none", label="minimum"
+        ),
+        Patch(**ground, label="darker is higher"),
     ]
     if gap > 1:
         label = f"a dot every {gap} steps"
@@ -257,7 +264,7 @@ def _legend(figure: Figure, found: Trajectories) -> None:
     figure.legend(
         handles=handles,
         loc="outside lower left",
-        ncols=min(len(handles), int(figure.get_figwidth() / 1.7)),
+        ncols=min(len(handles), int(figure.get_figwidth() / 1.5)),
         fontsize=10,
         labelcolor=house.INK,
         frameon=False,
