@@ -20,7 +20,7 @@ NOT_ELEMENTWISE = {"LBFGS", "Muon", "MuonAdamW", "Prodigy", "Adafactor"}
 """A line search, whole matrices, sums over all tensors, factored state."""
 LONGER = {
     "Adam": 48,  # of which 17 are torch's sentences about arguments that are tensors
-    "RAdamScheduleFree": 43,  # a rule and five numbers of an option
+    "RAdamScheduleFree": 48,  # a rule, five numbers of an option, and the authors' betas
 }
 COUNTS = all_counts()
 

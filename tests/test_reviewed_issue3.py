@@ -508,3 +508,10 @@ def test_unscaling_before_the_climb_is_refused(base) -> None:
         scaler.step(optimizer)
         scaler.update()
         assert 0.5 < params[0].norm() / before[0].norm() < 1.0
+
+
+def test_a_scheduler_before_the_wrapper_changes_nothing_of_what_can_be_wrapped() -> None:
+    base = thalweg.SGD([matrix()], lr=0.1)
+    torch.optim.lr_scheduler.ConstantLR(base)
+    for wrap in (thalweg.SAM, thalweg.Lookahead):
+        assert wrap(base).param_groups is base.param_groups

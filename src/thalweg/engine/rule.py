@@ -51,8 +51,8 @@ DECAYS = ("l2", "decoupled", "direction", "proximal", "own")
 """What a rule may say that `weight_decay` means for it: a style of the Decay option, or "own"."""
 
 
-def first_lr(who: str, group: Group) -> float:
-    """The learning rate at construction, for who divides by it.
+def first_lr(what: str, group: Group) -> float:
+    """The learning rate at construction, for what is relative to it.
 
     Raises:
         ArgumentError: It is 0.
@@ -60,7 +60,7 @@ def first_lr(who: str, group: Group) -> float:
     start = float(group.get("initial_lr", group["lr"]))
     if start <= 0.0:
         raise ArgumentError(
-            f"{who} divides by the learning rate at construction, which is {start:g}: start with the "
+            f"{what} relative to the learning rate at construction, which is {start:g}: start with the "
             "schedule's peak, and let the schedule lower it"
         )
     return start

@@ -26,7 +26,7 @@ from thalweg.optim.numbers import BETAS, EPS, MOMENTS
     advice="lr and betas as for Adam; final_lr is the SGD's that it ends as, and 0.1 serves without tuning: "
     "Luo et al. 2019, arXiv:1902.09843, appendix G",
     decay="l2",
-    at_construction=lambda group: {"base_lr": first_lr("AdaBound", group)},
+    at_construction=lambda group: {"base_lr": first_lr("the bounds are", group)},
 )
 def adabound(
     g, exp_avg, exp_avg_sq, max_exp_avg_sq, *, lr, base_lr, beta1, beta2, final_lr, gamma, eps, t

@@ -35,7 +35,7 @@ def _initial_lr(group: Group) -> dict[str, Any]:
     """Independent decay follows the schedule, relative to the learning rate at construction."""
     if group.get("decay_style") != "independent":
         return {}
-    return {"decay_initial_lr": first_lr("Decay('independent')", group)}
+    return {"decay_initial_lr": first_lr("Decay('independent') is", group)}
 
 
 @option(

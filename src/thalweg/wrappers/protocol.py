@@ -68,7 +68,8 @@ def needs_closure(optimizer: torch.optim.Optimizer) -> bool:
 
 def _binds(optimizer: torch.optim.Optimizer, *arguments: Any) -> bool:
     try:
-        inspect.signature(optimizer.step).bind(*arguments)
+        # The class's: a scheduler puts a step of another signature on the object.
+        inspect.signature(type(optimizer).step).bind(optimizer, *arguments)
     except TypeError:
         return False
     return True
