@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--imgsz", type=int, default=128)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--project", default="runs/rtdetr")
+    parser.add_argument("--project", help="a folder; by default Ultralytics' own, runs/detect")
     given = parser.parse_args()
 
     data = given.data or draw_images(Path(tempfile.mkdtemp()))

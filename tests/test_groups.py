@@ -174,7 +174,10 @@ def test_yolo_has_the_same_sets_as_ultralytics_itself(name, tmp_path_factory):
         BaseTrainer.__new__(BaseTrainer), model, "SGD", 0.01, 0.9, 0.0005, 100
     )
     ours = groups.yolo(model, 0.0005, frozen=True)
-    tag = {g.get("param_group") or i: g for i, g in enumerate(theirs.param_groups)}
+    order = ("bias", "weight", "bn")  # in 8.3 they have no tags
+    tag = {
+        g.get("param_group", name): g for g, name in zip(theirs.param_groups, order, strict=True)
+    }
     for g in ours:
         assert set(g["params"]) == set(tag[g["param_group"]]["params"])
         assert g["weight_decay"] == tag[g["param_group"]]["weight_decay"]

@@ -15,6 +15,15 @@ import thalweg
 FILE = Path(__file__).parent.parent / "examples" / "yolov5_recipe.py"
 
 
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """The nets are small: beside other workers, threads that wait for each other cost tenfold."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def test_the_example_learns_and_resumes_to_the_bit(tmp_path) -> None:
     pytest.importorskip("sklearn")
     spec = importlib.util.spec_from_file_location("yolov5_recipe", FILE)

@@ -159,17 +159,22 @@ def test_what_is_no_model_or_no_average_is_refused(package):
     "name", ["Lion", pytest.param("Ranger", marks=MORE), pytest.param("AdamW", marks=MORE)]
 )
 @pytest.mark.parametrize("network", ["yolov8n.yaml", "rtdetr-l.yaml"])
+@pytest.mark.timeout(1800)  # RT-DETR is large; a machine may have more to do
 def test_losses_fall_and_resuming_goes_on_with_the_same_bits(
     package, data, tmp_path, network, name
 ):
+    """Ranger takes small steps at first: it gets more of them, and no warm-up of Ultralytics' on top."""
     least = 64 if package.__version__ >= "8.4" else 128  # 8.3 wants 300 places to look at
     kind, batch, epochs, size = (
         (package.YOLO, 4, 16, 96) if "yolo" in network else (package.RTDETR, 2, 6, least)
     )
+    warmup = 1.0  # in 8.3 never less than 100 batches
+    if name == "Ranger":
+        epochs, warmup = (32 if "yolo" in network else 8), 0.0
     model = kind(network)
     run = Run(
         model, tmp_path, trainer_for(model), at=(epochs // 2,), data=data, epochs=epochs,
-        batch=batch, imgsz=size, optimizer=name, warmup_epochs=1.0, seed=3,
+        batch=batch, imgsz=size, optimizer=name, warmup_epochs=warmup, seed=3,
     )  # fmt: skip
     assert len(run.losses) >= 24
     quarter = len(run.losses) // 4
