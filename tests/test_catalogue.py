@@ -478,7 +478,7 @@ def test_the_page_of_options_says_what_there_is_to_say():
         ">>> with optimizer.averaged():",
     ):
         assert part in section
-    assert "| `max_norm` | must be passed | (0, inf) |" in page
+    assert "| `max_norm` | must be passed | (0, inf] |" in page
 
 
 OWN_OPTIONS = {n: c for n, c in option_classes().items() if c.__name__ in opt.__all__}
