@@ -215,14 +215,14 @@ def test_state_that_is_no_mapping_is_refused_at_once() -> None:
 
 TORCHS = ["SGD", "Adagrad", "RMSprop", "Adadelta", "Adam", "Adamax", "NAdam", "ASGD", "Rprop"]
 TORCHS += ["RAdam", "AdamW", "Adafactor", "Muon"]
-OF_ADAM = {"ADOPT", "AdaBound", "Adam", "AdamW", "LAMB", "RAdam", "Ranger", "StableAdamW"}
-OF_MOMENTUM = {"LARS", "Muon", "MuonAdamW", "SGD"}
+OF_ADAM = {"Adam", "AdamW", "LAMB"}
 ALIKE = {
-    "Muon": OF_MOMENTUM,
-    "SGD": OF_MOMENTUM,
-    **dict.fromkeys(("Adam", "AdamW", "RAdam"), OF_ADAM),
+    "Muon": {"Muon", "MuonAdamW"},
+    "Adam": OF_ADAM,
+    "AdamW": OF_ADAM,
+    "RAdam": OF_ADAM | {"ADOPT", "AdaBound", "RAdam", "Ranger", "StableAdamW"},
 }
-"""Whose state has the same entries, of the same kinds."""
+"""Whose state has the same entries, of the same kinds, and which have every number of its groups."""
 
 
 def stepped(cls, **more):
@@ -515,3 +515,28 @@ def test_a_scheduler_before_the_wrapper_changes_nothing_of_what_can_be_wrapped()
     torch.optim.lr_scheduler.ConstantLR(base)
     for wrap in (thalweg.SAM, thalweg.Lookahead):
         assert wrap(base).param_groups is base.param_groups
+
+
+@pytest.mark.parametrize("steps", [0, 1])
+def test_numbers_of_another_optimizer_stay_behind(steps: int) -> None:
+    p = matrix()
+    theirs = torch.optim.AdamW([p], lr=1e-3, weight_decay=0.1)
+    for _ in range(steps):
+        p.grad = torch.ones_like(p)
+        theirs.step()
+    saved = theirs.state_dict()
+    saved["param_groups"][0]["param_group"] = "a framework's own key"
+    lion = thalweg.Lion(
+        [matrix()], lr=1e-4, weight_decay=1.0, options=[thalweg.options.Lookahead()]
+    )
+    with pytest.raises(CheckpointError, match="another optimizer's"):
+        lion.load_state_dict(saved)
+    before = {k: v for k, v in lion.param_groups[0].items() if k != "params"}
+    lion.load_state_dict(saved, strict=False)
+    after = {k: v for k, v in lion.param_groups[0].items() if k != "params"}
+    assert after == {**before, "param_group": "a framework's own key"}
+    ours = thalweg.AdamW([matrix()], lr=1e-3)
+    with pytest.raises(CheckpointError, match="rule"):
+        lion.load_state_dict(ours.state_dict())
+    lion.load_state_dict(ours.state_dict(), strict=False)
+    assert lion.param_groups[0]["lr"] == 1e-4

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypedDict, get_type_hints
 from torch import Tensor
 from typing_extensions import Unpack as Unpack  # torch depends on it
 
-from thalweg.engine.groups import initial_value, number, resolve
+from thalweg.engine.groups import TORCH_KEYS, initial_value, number, resolve
 from thalweg.engine.option import OPTIONS, Option
 from thalweg.engine.prepare import parameter_name
 from thalweg.engine.rule import LATEST, Group, Hyper, Rule, Switch, find_rule
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 LR = Hyper("lr", 1e-3, low=0.0, says="Invalid learning rate")
-TORCH_KEYS = ("decoupled_weight_decay",)
-"""Keys of torch's groups that steer a built-in option."""
 
 
 class Flags(TypedDict, total=False):

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from thalweg.engine.averages import WEIGHTS, check_weights
-from thalweg.engine.groups import TRAINING, resolve, wanted_slots
+from thalweg.engine.groups import TORCH_KEYS, TRAINING, resolve, wanted_slots
 from thalweg.engine.option import OPTIONS
 from thalweg.engine.prepare import parameter_name
-from thalweg.engine.rule import Group, Rule, Slot
+from thalweg.engine.rule import RULES, Group, Rule, Slot
 from thalweg.engine.trace import shared_scalars
 from thalweg.errors import CheckpointError
 
@@ -57,6 +57,19 @@ def check_groups(groups: Sequence[Group], given: Mapping[str, Any], *, strict: b
                 )
 
 
+def _numbers_of_another(own: Group, theirs: Mapping[str, Any]) -> list[str]:
+    """Keys of a group that names no rule, torch's, which are numbers of other rules and not of ours."""
+    if "rule" in theirs:
+        return []
+    return sorted(_numbers().intersection(theirs) - set(own))
+
+
+def _numbers() -> set[str]:
+    """Keys of the numbers and switches of every rule that is known."""
+    hypers = {h.place()[0] for rule in RULES.values() for h in rule.hypers}
+    return hypers | {s.name for rule in RULES.values() for s in rule.switches if not s.is_derived}
+
+
 def _of_wrappers(own: Group, theirs: Mapping[str, Any]) -> list[str]:
     """Options of ours whose numbers a checkpoint has without naming them: those were a wrapper's."""
     return [
@@ -66,6 +79,20 @@ def _of_wrappers(own: Group, theirs: Mapping[str, Any]) -> list[str]:
         and (keys := {h.place(name)[0] for h in OPTIONS[name].hypers if not h.derived})
         and keys <= theirs.keys()
     ]
+
+
+def check_keys(groups: Sequence[Group], given: Mapping[str, Any]) -> None:
+    """Refuse numbers that this optimizer has not, and another has: torch's AdamW's have `eps`, Lion none.
+
+    Raises:
+        CheckpointError: There are some.
+    """
+    for i, (own, theirs) in enumerate(zip(groups, given["param_groups"], strict=False)):
+        if foreign := _numbers_of_another(own, theirs):
+            raise CheckpointError(
+                f"the checkpoint's group {i} has {', '.join(map(repr, foreign))}, and this optimizer has no "
+                "such number: it is another optimizer's; load with strict=False to keep this one's numbers"
+            )
 
 
 def check_lengths(groups: Sequence[Group], given: Mapping[str, Any]) -> None:
@@ -120,7 +147,10 @@ def _difference(mine: Any, other: Any) -> str:
 
 
 def merged_group(own: Group, saved: Mapping[str, Any]) -> dict[str, Any]:
-    """A saved group as this optimizer takes it: its numbers, the constructor's rule, options, storage."""
+    """A saved group as this optimizer takes it: its numbers, the constructor's rule, options, storage.
+
+    Numbers that were meant for another rule stay behind: Lion at AdamW's lr would not train.
+    """
     options = tuple(own["options"])
     foreign = {
         f"{name}_{argument}"
@@ -128,6 +158,10 @@ def merged_group(own: Group, saved: Mapping[str, Any]) -> dict[str, Any]:
         if name in OPTIONS and name not in options
         for argument in OPTIONS[name].arguments()
     }
+    others = _numbers_of_another(own, saved)
+    if others or _plain(saved.get("rule", own["rule"])) != _plain(own["rule"]):
+        meant = _numbers() | foreign | {*OWN_KEYS, *TORCH_KEYS, TRAINING}
+        return {**{k: x for k, x in saved.items() if k not in meant}, **own}
     unfit = _of_another_kind(own, saved)
     kept = {
         k: tuple(v) if isinstance(v, list) and isinstance(own.get(k), tuple) else v

@@ -17,6 +17,8 @@ from thalweg.engine.rule import Declared, Group, Rule, Slot, find_rule
 from thalweg.engine.trace import Setting, active_slots, hyper_key, trace
 from thalweg.errors import StepError, TraceError
 
+TORCH_KEYS = ("decoupled_weight_decay",)
+"""Keys of torch's groups that steer a built-in option."""
 TRAINING = "train_mode"
 """Key of a group that averages: False while its parameters hold the averages."""
 

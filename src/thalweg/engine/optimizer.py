@@ -25,7 +25,13 @@ from thalweg.engine.arguments import (
 from thalweg.engine.averages import Averaging, keeps_average
 from thalweg.engine.backends.choice import check_fusable
 from thalweg.engine.backends.toolchain import step_threads
-from thalweg.engine.checkpoint import all_loaded, check_groups, check_lengths, merged_group
+from thalweg.engine.checkpoint import (
+    all_loaded,
+    check_groups,
+    check_keys,
+    check_lengths,
+    merged_group,
+)
 from thalweg.engine.groups import TRAINING, graph_of, number, resolve, wanted_slots
 from thalweg.engine.matching import by_name
 from thalweg.engine.option import Option, check_options, find_option
@@ -340,6 +346,7 @@ class Optimizer(Averaging, Strict, torch.optim.Optimizer):
             checked["state"] = all_loaded(self.param_groups, given, strict=strict)
             if strict:
                 check_lengths(self.param_groups, given)
+                check_keys(self.param_groups, given)
             groups = [merged_group(own, g) for own, g in zip(self.param_groups, saved, strict=True)]
             for i, group in enumerate(groups):
                 check_numbers(type(self).__name__, group, f", group {i} of the checkpoint")
