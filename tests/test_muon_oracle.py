@@ -13,6 +13,7 @@ import torch
 import thalweg
 from oracles import Muon, MuonAdamW, Options, Reference
 from oracles.muon import newton_schulz
+from thalweg.engine import groups
 from thalweg.optim import muon
 from trajectories import assert_same_path, follow, hard, walk
 
@@ -62,14 +63,15 @@ def both(name, dtype, **backend):
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", CASES)
 def test_it_follows_the_reference(name, backend, dtype, monkeypatch):
-    monkeypatch.setattr(muon, "ITERATED_IN", dtype)  # graphs are traced by each optimizer
+    monkeypatch.setattr(muon, "ITERATED_IN", dtype)
+    monkeypatch.setattr(groups, "_graphs", {})  # what was traced with another dtype, or will be
     ours, theirs, trajectory = both(name, dtype, **BACKENDS[backend])
     relative = {torch.float64: 1e-10, torch.float32: 1e-5}[dtype]
     assert_same_path(ours, theirs, trajectory, relative, dtype)
 
 
-BFLOAT16 = 0.04
-"""Of a direction's norm: five steps of products rounded to eight bits leave 1 to 2.5 %."""
+BFLOAT16 = 0.06
+"""Of a direction: five steps of products rounded to eight bits leave 1 to 4 %, by the machine and its threads."""
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
