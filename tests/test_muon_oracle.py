@@ -71,7 +71,7 @@ def test_it_follows_the_reference(name, backend, dtype, monkeypatch):
 
 
 BFLOAT16 = 0.06
-"""Of a direction: five steps of products rounded to eight bits leave 1 to 4 %, by the machine and its threads."""
+"""Of a direction: five steps of products rounded to eight bits leave 1 to 4 %, by machine and threads."""
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
