@@ -10,7 +10,6 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from thalweg.catalogue import create_optimizer
 from thalweg.catalogue.names import option_named, parse, read
 from thalweg.conformance.subject import Factory
 from thalweg.engine.optimizer import Optimizer as RuleOptimizer
@@ -87,7 +86,7 @@ def as_factory(found: Any, name: str) -> Factory:
 
 
 def _catalogued(spec: str, params: Iterable[Any], **overrides: Any) -> Optimizer:
-    return create_optimizer(params, spec, **overrides)
+    return read(spec).made(params, **overrides)
 
 
 def _behind(rest: str, spec: str) -> tuple[dict[str, Any], list[Option]]:
