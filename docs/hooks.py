@@ -6,7 +6,13 @@ import re
 from pathlib import Path
 from typing import Any
 
-FIRST = ("index.md", "options.md", "who-uses-what.md", "what-tutorials-get-wrong.md")
+FIRST = (
+    "index.md",
+    "options.md",
+    "wrappers.md",
+    "who-uses-what.md",
+    "what-tutorials-get-wrong.md",
+)
 LAST = ("benchmarks.md", "limits.md", "decisions.md")
 """Top pages in the menu's order; every other one stands between these by name."""
 

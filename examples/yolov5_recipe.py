@@ -9,7 +9,7 @@ goes on where it was stopped.
 
 from __future__ import annotations
 
-import sys
+import argparse
 from pathlib import Path
 
 import torch
@@ -93,6 +93,19 @@ def train(folder: Path, epochs: int = EPOCHS, stop: int | None = None) -> tuple[
         return recipe, score(model, *held)
 
 
-if __name__ == "__main__":
-    _, right = train(Path(sys.argv[1] if len(sys.argv) > 1 else "runs/yolov5_recipe"))
+def main() -> None:
+    """Read the command line, train, and tell the score."""
+    parser = argparse.ArgumentParser(description="Train YOLOv5's recipe on handwritten digits.")
+    parser.add_argument(
+        "folder",
+        nargs="?",
+        type=Path,
+        default=Path("runs/yolov5_recipe"),
+        help="where to train, or to go on (default: %(default)s)",
+    )
+    _, right = train(parser.parse_args().folder)
     print(f"of the pictures that were held out the averaged weights have {right:.3f} right")
+
+
+if __name__ == "__main__":
+    main()

@@ -542,3 +542,63 @@ def test_a_page_says_what_there_is_to_say():
     assert "| amsgrad=True | `exp_avg`, `exp_avg_sq`, `max_exp_avg_sq` | 12 |" in page
     assert "Differs: AMSGrad as in torch" in page
     assert "| `betas[1]` | `0.999` | [0, 1) |" in page
+
+
+def test_an_argument_said_twice_is_refused_where_it_differs():
+    p = torch.nn.Parameter(torch.ones(1))
+    with pytest.raises(
+        ArgumentError, match=r"lr=0.001 was passed, and 'lion\(lr=1e-4\)' says lr is"
+    ):
+        thalweg.create_optimizer([p], "lion(lr=1e-4)", lr=1e-3)
+    with pytest.raises(ArgumentError, match="say it in one place"):
+        thalweg.create_optimizer([p], "lion(lr=1e-4)", lr=torch.ones(2))
+    found = thalweg.create_optimizer([p], "lion(betas=(0.5, 0.6))", betas=[0.5, 0.6], lr=0.1)
+    assert found.defaults["betas"] == (0.5, 0.6)
+    assert thalweg.optimizer_info("adamw(weight_decay=0.25)").formula
+
+
+def test_what_is_passed_wrongly_is_told_with_what_is_right():
+    model = torch.nn.Linear(2, 2)
+    sequence = torch.nn.Sequential(model)
+    lookahead, p = thalweg.options.Lookahead, [torch.nn.Parameter(torch.ones(1))]
+    for call, error, said in (
+        (
+            lambda: thalweg.AdamW(model),
+            TypeError,
+            "'Linear' object is not iterable; that is a model",
+        ),
+        (lambda: thalweg.LBFGS(model), TypeError, "pass model.parameters(), or thalweg.create_opt"),
+        (
+            lambda: thalweg.MuonAdamW(sequence),
+            TypeError,
+            "optimizer can only optimize Tensors, but",
+        ),
+        (lambda: thalweg.AdamW(p, options=["lookahead"]), TypeError, "thalweg.options.Lookahead()"),
+        (lambda: thalweg.AdamW(p, options=["clip_norm"]), TypeError, "options.ClipNorm(...)"),
+        (lambda: thalweg.AdamW(p, options=["lookahed"]), TypeError, "Did you mean 'lookahead'?"),
+        (lambda: lookahead(kk=3), TypeError, "Lookahead got an unexpected keyword argument 'kk'."),
+        (thalweg.options.ClipNorm, TypeError, "ClipNorm: missing a required argument: 'max_norm'"),
+        (lambda: lookahead(1, k=3), TypeError, "Lookahead: multiple values for argument 'k'"),
+        (
+            lambda: thalweg.options.StateDtype("bf16"),
+            TypeError,
+            "or its name: torch.bfloat16, 'bfl",
+        ),
+        (lambda: thalweg.option_info("lion"), ValueError, "'lion' is an optimizer and stands bef"),
+        (lambda: thalweg.create_optimizer(p, "adamw + sam"), ValueError, "'sam' is a wrapper: "),
+        (
+            lambda: thalweg.create_optimizer(p, "adamw + clip_norm"),
+            TypeError,
+            "as in 'clip_norm(max",
+        ),
+        (
+            lambda: thalweg.AdamWScheduleFree(p, options=[lookahead()]),
+            ValueError,
+            "AdamWScheduleFree is made with ScheduleFree, and options ScheduleFree and Lookahead exclude",
+        ),
+        (lambda: thalweg.schedules.cosine(900, ends=0), TypeError, "'ends'. Did you mean 'end'?"),
+        (lambda: thalweg.schedules.parse("cosine(900, ends=0)"), TypeError, "Did you mean 'end'?"),
+    ):
+        with pytest.raises(error, match=re.escape(said)) as caught:
+            call()
+        assert isinstance(caught.value, thalweg.errors.ThalwegError)

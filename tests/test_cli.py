@@ -157,13 +157,28 @@ def test_info_tells_about_options():
         ):
             assert part in found.output
     assert "must be passed" in run("info", "clip_norm").output
-    assert "options, joined by +: average, cautious," in run("list").output
+    listed = run("list").output
+    assert "options, joined by +: average, cautious," in listed
+    assert "wrappers, around any torch.optim.Optimizer: Lookahead, SAM" in listed
+
+
+def test_info_tells_about_wrappers_and_h_is_help():
+    for name in ("sam", "lookahead"):
+        found = run("info", name)
+        assert found.exit_code == 0, found.output
+        assert "(optimizer, " in found.output
+        assert "docs/wrappers.md" in found.output
+    assert "so that minima are flat ones" in run("info", "SAM").output
+    found = run("compare", "adamw + sam")
+    assert found.exit_code == 2
+    assert "'sam' is a wrapper: thalweg.SAM(optimizer" in found.output
+    assert run("info", "-h").output == run("info", "--help").output
 
 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["info", "sam"], "'sam' is a wrapper: thalweg.SAM(optimizer, rho=0.05"),
+        (["info", "sam(rho=1)"], "'sam' is a wrapper: thalweg.SAM(optimizer, rho=0.05"),
         (["info", "lookahed"], "Did you mean 'lookahead'?"),
         (["info", "clip_norm(3, 4)"], "clip_norm: "),
         (["info", "liom"], "unknown optimizer 'liom'. Did you mean 'lion'?"),

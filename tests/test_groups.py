@@ -217,8 +217,19 @@ def test_what_stands_between_two_layers_has_the_earlier_ones_depth():
     model = nn.ModuleDict({"a": nn.Linear(2, 2), "between": nn.Linear(2, 2), "b": nn.Linear(2, 2)})
     found = groups.layer_decay(model, 1.0, 0.5, layers=["a", "b"])
     lr = {n: g["lr"] for g in found for n in g["param_names"]}
-    assert lr["between.weight"] == lr["a.weight"] == 0.25
-    assert lr["b.weight"] == 0.5
+    assert lr["between.weight"] == lr["a.weight"] == 0.5
+    assert lr["b.weight"] == 1.0  # behind it there is nothing
+
+
+def test_the_last_layer_is_the_output_unless_something_stands_behind_it_frozen_or_not():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2), nn.Linear(2, 2))
+    found = groups.layer_decay(model, 1.0, 0.5, layers="")
+    lr = {n: g["lr"] for g in found for n in g["param_names"]}
+    assert [lr[f"{i}.weight"] for i in range(3)] == [0.25, 0.5, 1.0]
+    model[2].requires_grad_(requires_grad=False)
+    found = groups.layer_decay(model, 1.0, 0.5, layers=["0", "1"])
+    lr = {n: g["lr"] for g in found for n in g["param_names"]}
+    assert lr == {"0.weight": 0.25, "0.bias": 0.25, "1.weight": 0.5, "1.bias": 0.5}
 
 
 PATTERNS = {

@@ -65,7 +65,7 @@ def test_a_number_said_twice_is_refused_where_it_differs(preset, name) -> None:
 def test_layers_follow_the_lr_of_the_text() -> None:
     for text in ("adamw(lr=0.5)", "lion(lr=0.5)"):
         recipe = finetune(network(), 100, optimizer=text, layer_decay=0.5, layers="", verbose=False)
-        assert max(rates(recipe)) == 0.5 * 0.5  # behind the last layer there is nothing
+        assert max(rates(recipe)) == 0.5  # the last layer is the output
 
 
 def test_yolov5_uses_the_numbers_of_the_text(capsys) -> None:

@@ -126,7 +126,7 @@ def test_numbers_of_ultralytics_stay_with_sgd_and_with_its_own():
     [
         ("lyon", "unknown optimizer 'lyon' .*Did you mean 'lion'.*Ultralytics' auto, MuSGD"),
         ("MusGDD", "Did you mean 'MuSGD'"),
-        ("lion + lookahed", "unknown option 'lookahed'.*'lookahead'"),
+        ("lion + lookahed", "optimizer='lion . lookahed': unknown option 'lookahed'.*'lookahead'"),
         ("lion(", "does not read as names"),
         ("LBFGS", "needs a closure, and Ultralytics passes none"),
         ("Muon", "matrices only.*muonadamw"),

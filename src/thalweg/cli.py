@@ -35,7 +35,10 @@ def main() -> None:
 def app() -> typer.Typer:
     """Return the command with its subcommands."""
     built = typer.Typer(
-        add_completion=False, no_args_is_help=True, pretty_exceptions_show_locals=False
+        add_completion=False,
+        no_args_is_help=True,
+        pretty_exceptions_show_locals=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
     )
     built.callback()(thalweg)
     built.command()(compare)
@@ -140,19 +143,23 @@ def info(
     name: Annotated[
         str,
         typer.Argument(
-            help="An optimizer, a composition, 'lion + lookahead(k=5)', or an option: 'lookahead'."
+            help="An optimizer, a composition, 'lion + lookahead(k=5)', an option, 'lookahead', or a "
+            "wrapper, 'sam'."
         ),
     ],
 ) -> None:
-    """Tell all about one optimizer or option: formula, arguments, state, what it takes, paper."""
+    """Tell about an optimizer or option: formula, arguments, state, paper; or about a wrapper."""
     from rich.console import Console
 
+    from thalweg.catalogue.names import known_wrapper
     from thalweg.catalogue.option_info import is_option
-    from thalweg.catalogue.show import show_info, show_option
+    from thalweg.catalogue.show import show_info, show_option, show_wrapper
 
     try:
         if is_option(name):
             show_option(option_info(name), Console())
+        elif (wrapper := known_wrapper(name)) is not None:
+            show_wrapper(wrapper, Console())
         else:
             show_info(optimizer_info(name), Console())
     except ThalwegError as error:

@@ -14,7 +14,9 @@ ThalwegError
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from inspect import Signature
+from typing import Any
 
 
 class ThalwegError(Exception):
@@ -58,3 +60,35 @@ def suggest(name: str, known: Iterable[str]) -> str:
     lowered = {k.lower(): k for k in known}
     close = difflib.get_close_matches(name.lower(), lowered, n=1, cutoff=0.6)
     return f" Did you mean {lowered[close[0]]!r}?" if close else ""
+
+
+def unknown(title: str, name: str, known: Sequence[str]) -> str:
+    """The sentence for an argument that does not exist."""
+    return (
+        f"{title} got an unexpected keyword argument {name!r}.{suggest(name, known)} "
+        f"Known: {', '.join(known) or 'none'}."
+    )
+
+
+def misfit(
+    title: str, signature: Signature, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> str | None:
+    """The sentence for arguments that a signature does not take, or None.
+
+    Args:
+        title: Who is called.
+        signature: Without `self`.
+        args: What is passed by position.
+        kwargs: What is passed by name.
+    """
+    known = list(signature.parameters)
+    for name in kwargs:
+        if name not in known and not any(
+            p.kind is p.VAR_KEYWORD for p in signature.parameters.values()
+        ):
+            return unknown(title, name, known)
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError as e:
+        return f"{title}: {e}. Its arguments: {', '.join(known) or 'none'}."
+    return None

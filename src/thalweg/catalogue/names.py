@@ -18,10 +18,9 @@ import torch
 from torch import nn
 
 from thalweg import optim, wrappers
-from thalweg.engine.arguments import unknown
 from thalweg.engine.option import PUBLIC, Option
 from thalweg.engine.rule import Hyper
-from thalweg.errors import ArgumentError, ArgumentTypeError, suggest
+from thalweg.errors import ArgumentError, ArgumentTypeError, suggest, unknown
 
 CLASSES: dict[str, type[torch.optim.Optimizer]] = {
     name.lower(): getattr(optim, name) for name in optim.__all__
@@ -30,6 +29,9 @@ CLASSES: dict[str, type[torch.optim.Optimizer]] = {
 
 LONGEST = 2000
 """Characters of a text that names an optimizer."""
+
+WRAPPERS_PAGE = "docs/wrappers.md"
+"""What tells about wrappers, in the repository."""
 
 Grouping = Callable[[nn.Module], Sequence[Mapping[str, Any]]]
 
@@ -57,6 +59,9 @@ class Named:
 
     def made(self, params: Any, **arguments: Any) -> torch.optim.Optimizer:
         """The optimizer; arguments in the text win, and the groups' own numbers win over both.
+
+        For who passes numbers that no user wrote beside the text; `create_optimizer` refuses those that
+        differ from it.
 
         Raises:
             TypeError: An argument or options that the optimizer does not have.
@@ -92,12 +97,12 @@ def create_optimizer(
         name: An optimizer, any case, then options, joined by +; arguments are Python literals.
         groups: How a model's parameters are grouped: "no_decay", "yolo", "muon", or a function of the model
             that returns groups; None: all in one.
-        **arguments: The optimizer's arguments; those written in the name win, and what a group has of its own
-            wins over both.
+        **arguments: The optimizer's arguments, each here or in the name: said in both it must be the same.
+            What a group has of its own wins over either.
 
     Raises:
-        ValueError: An unknown name (with a suggestion), text that is not of this grammar, or a number in it
-            that every group has otherwise.
+        ValueError: An unknown name (with a suggestion), text that is not of this grammar, or an argument in
+            it that was passed otherwise, or that every group has otherwise.
         TypeError: An argument that the optimizer or option does not have, or groups of what is no model.
 
     Example:
@@ -107,6 +112,7 @@ def create_optimizer(
         5
     """
     named = read(name)
+    refuse_otherwise(named.text, named.arguments, arguments)
     params: Any = model_or_params
     if groups is not None:
         params = _grouped(params, groups)
@@ -114,6 +120,39 @@ def create_optimizer(
         params = [(n, p) for n, p in params.named_parameters() if p.requires_grad]
     _refuse_what_reaches_no_group(named, params)
     return named.made(params, **arguments)
+
+
+def refuse_otherwise(
+    text: str,
+    said: Mapping[str, Any],
+    passed: Mapping[str, Any],
+    names: Mapping[str, str] | None = None,
+) -> None:
+    """Refuse what a text says and was passed beside it, and not the same.
+
+    Args:
+        text: The optimizer's text.
+        said: The arguments in it.
+        passed: What was passed beside it; None: nothing was.
+        names: What the caller calls them, where that is not the optimizer's name.
+
+    Raises:
+        ValueError: There is such an argument.
+    """
+    for key, beside in passed.items():
+        if key in said and beside is not None and _differ(said[key], beside):
+            raise ArgumentError(
+                f"{(names or {}).get(key, key)}={beside} was passed, and {text!r} says {key} is "
+                f"{said[key]}; say it in one place"
+            )
+
+
+def _differ(said: Any, beside: Any) -> bool:
+    if isinstance(said, (tuple, list)) and isinstance(beside, (tuple, list)):
+        return tuple(said) != tuple(beside)
+    if isinstance(beside, torch.Tensor) and beside.numel() != 1:
+        return True
+    return bool(said != beside)
 
 
 def _refuse_what_reaches_no_group(named: Named, groups: Any) -> None:
@@ -187,19 +226,32 @@ def _no_optimizer(name: str) -> str:
             f"{around}; thalweg info {name}, or thalweg.option_info({name!r}), tells about it"
         )
     if wrapper:
-        return f"{name!r} is a wrapper: {wrapper} goes around an optimizer that is made already"
+        return _is_wrapper(name, wrapper)
     known = [*CLASSES, *option_classes()]
     return f"unknown optimizer {name!r}.{suggest(name, known)} Known: {', '.join(sorted(CLASSES))}."
 
 
+def known_wrapper(name: str) -> type[torch.optim.Optimizer] | None:
+    """The wrapper of this name, in any case; None where there is none."""
+    found = {n.lower(): n for n in wrappers.__all__}.get(_bare(name.strip().lower()))
+    return None if found is None else getattr(wrappers, found)
+
+
 def wrapper_beside(name: str) -> str:
     """The call of the wrapper of this name, in any case; empty where there is none."""
-    found = {n.lower(): n for n in wrappers.__all__}.get(_bare(name.lower()))
+    found = known_wrapper(name)
     if found is None:
         return ""
-    parameters = inspect.signature(getattr(wrappers, found)).parameters.values()
+    parameters = inspect.signature(found).parameters.values()
     given = [p.name if p.default is p.empty else f"{p.name}={p.default!r}" for p in parameters]
-    return f"thalweg.{found}({', '.join(given)})"
+    return f"thalweg.{found.__name__}({', '.join(given)})"
+
+
+def _is_wrapper(name: str, call: str) -> str:
+    return (
+        f"{name!r} is a wrapper: {call} goes around an optimizer that is made already; {WRAPPERS_PAGE}, or "
+        f"thalweg info {name}, tells about it"
+    )
 
 
 def as_written(cls: type[Option]) -> str:
@@ -252,12 +304,19 @@ def option_class(name: str) -> type[Option]:
         ValueError: There is none (with a suggestion).
     """
     cls = known_option(name)
-    if cls is None:
-        known = option_classes()
+    if cls is not None:
+        return cls
+    wrapper, known = wrapper_beside(name), option_classes()
+    if wrapper:
+        raise ArgumentError(_is_wrapper(name, wrapper))
+    if _bare(name) in map(_bare, CLASSES):
         raise ArgumentError(
-            f"unknown option {name!r}.{suggest(name, known)} Known: {', '.join(sorted(known))}."
+            f"{name!r} is an optimizer and stands before its options, as in '{name} + lookahead(k=6)'; "
+            f"thalweg info {name}, or thalweg.optimizer_info({name!r}), tells about it"
         )
-    return cls
+    raise ArgumentError(
+        f"unknown option {name!r}.{suggest(name, known)} Known: {', '.join(sorted(known))}."
+    )
 
 
 def parse(text: str) -> list[tuple[str, dict[str, Any]]]:
@@ -318,18 +377,21 @@ def option_named(name: str, values: Mapping[str, Any]) -> Option:
         TypeError: It does not have such an argument.
     """
     cls = option_class(name)
-    known = list(inspect.signature(cls).parameters)
-    for argument in values:
-        if argument != "*" and argument not in known:
-            raise ArgumentTypeError(unknown(name, argument, known))
+    signature, positional = inspect.signature(cls), values.get("*", ())
+    given = {k: v for k, v in values.items() if k != "*"}
+    for argument in given:
+        if argument not in signature.parameters:
+            raise ArgumentTypeError(unknown(name, argument, list(signature.parameters)))
     try:
-        return cls(*values.get("*", ()), **{k: v for k, v in values.items() if k != "*"})
+        signature.bind(*positional, **given)
+    except TypeError as e:
+        raise ArgumentTypeError(f"{name}: {e}; as in {as_written(cls)!r}") from None
+    try:
+        return cls(*positional, **given)
     except TypeError as e:
         if isinstance(e, ArgumentTypeError):
             raise
-        raise ArgumentTypeError(
-            f"{name}: {str(e).replace(f'{cls.__name__}.__init__() ', '')}"
-        ) from None
+        raise ArgumentTypeError(f"{name}: {e}") from None
 
 
 def _bare(name: str) -> str:

@@ -6,8 +6,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from thalweg.catalogue.names import Named
-from thalweg.errors import ArgumentError
+from thalweg.catalogue.names import Named, refuse_otherwise
 
 
 def written(named: Named) -> dict[str, Any]:
@@ -38,14 +37,10 @@ def settled(
         ValueError: Both say it, and not the same.
     """
     texts = written(named)
+    refuse_otherwise(named.text, texts, passed, names)
     found: dict[str, Any] = {}
     for key in {**passed, **usual}:
         beside = passed.get(key)
-        if key in texts and beside is not None and texts[key] != beside:
-            raise ArgumentError(
-                f"{(names or {}).get(key, key)}={beside} was passed, and {named.text!r} says {key} is "
-                f"{texts[key]}; say it in one place"
-            )
         value = texts.get(key, usual.get(key) if beside is None else beside)
         if value is not None:
             found[key] = value

@@ -9,9 +9,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from thalweg import wrappers
 from thalweg.catalogue.docstrings import first_sentence
 from thalweg.catalogue.info import Argument, OptimizerInfo
-from thalweg.catalogue.names import CLASSES, option_classes
+from thalweg.catalogue.names import (
+    CLASSES,
+    WRAPPERS_PAGE,
+    known_wrapper,
+    option_classes,
+    wrapper_beside,
+)
 from thalweg.catalogue.option_info import OptionInfo
 from thalweg.catalogue.trial import Trial
 
@@ -25,7 +32,8 @@ def show_list(names: Iterable[str], console: Console) -> None:
     console.print(table)
     console.print(
         "bytes/param: state per float32 parameter, by default. More: thalweg info NAME\n"
-        f"options, joined by +: {', '.join(sorted(option_classes()))}",
+        f"options, joined by +: {', '.join(sorted(option_classes()))}\n"
+        f"wrappers, around any torch.optim.Optimizer: {', '.join(wrappers.__all__)} ({WRAPPERS_PAGE})",
         style="dim",
         highlight=False,
     )
@@ -51,8 +59,20 @@ def show_option(info: OptionInfo, console: Console) -> None:
     console.print()
     if info.arguments:
         _show_arguments(info.arguments, console)
-    for title, text in info.facts():
+    for title, text in (fact for fact in info.facts() if fact[0] != "wrapper"):
         console.print(Text.assemble((f"{title}  ", "bold"), text))
+    wrapper = known_wrapper(info.cls.__name__)
+    if wrapper is not None:
+        console.print()
+        show_wrapper(wrapper, console)
+
+
+def show_wrapper(cls: type, console: Console) -> None:
+    """Print what a wrapper does, how it is called, and where more is said."""
+    call = wrapper_beside(cls.__name__)
+    console.print(Text.assemble((call, "bold"), "  a wrapper, around any torch.optim.Optimizer"))
+    console.print(Text(first_sentence(cls)))
+    console.print(f"More: {WRAPPERS_PAGE}", style="dim", highlight=False)
 
 
 def _show_arguments(given: Iterable[Argument], console: Console) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from thalweg.catalogue.names import create_optimizer, read
+from thalweg.catalogue.names import read
 from thalweg.engine.formula import formula
 from thalweg.engine.groups import Resolved, resolve
 from thalweg.engine.optimizer import Optimizer
@@ -46,7 +46,7 @@ class Trial:
         p = torch.nn.Parameter(torch.ones(self.shape, dtype=self.dtype, device="cpu"))
         plain = {"foreach": False, "fused": False}
         known = {k: v for k, v in plain.items() if k in self.accepts}
-        return create_optimizer([p], self.text, **{**known, **self.arguments})
+        return read(self.text).made([p], **{**known, **self.arguments})
 
     @property
     def parameter(self) -> Tensor:

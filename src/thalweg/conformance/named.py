@@ -86,9 +86,7 @@ def as_factory(found: Any, name: str) -> Factory:
 
 
 def _catalogued(spec: str, params: Iterable[Any], **overrides: Any) -> Optimizer:
-    return read(spec).made(
-        params, **overrides
-    )  # groups may have numbers of their own
+    return read(spec).made(params, **overrides)
 
 
 def _behind(rest: str, spec: str) -> tuple[dict[str, Any], list[Option]]:

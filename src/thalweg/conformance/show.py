@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from thalweg.conformance.report import FAIL, PASS, Report
+from thalweg.conformance.report import FAIL, PASS, Outcome, Report
 
 STYLES = {PASS: "green", FAIL: "bold red"}
 
@@ -21,12 +21,18 @@ def show(report: Report, console: Console, *, everything: bool = False) -> None:
         everything: Whether to list what passed too, with the reason of each check.
     """
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
-    for title in ("", "check", "expected and got; or why not asked"):
+    for title in ("status", "check", "expected and got, and who relies on it; or why not asked"):
         table.add_column(title, overflow="fold")
     for o in report.outcomes:
         if everything or o.status != PASS:
             status = Text(o.status, style=STYLES.get(o.status, "dim"))
-            table.add_row(status, o.name, Text(o.message or o.reason))
+            table.add_row(status, o.name, _said(o))
     if table.row_count:
         console.print(table)
     console.print(f"{report.summary()}; {report.seconds:.1f} s", highlight=False, markup=False)
+
+
+def _said(outcome: Outcome) -> Text:
+    if outcome.status == FAIL:
+        return Text.assemble(outcome.message, "\n", (outcome.reason, "dim"))
+    return Text(outcome.message or outcome.reason)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, TypedDict, get_type_hints
 
-from torch import Tensor
+from torch import Tensor, nn
 from typing_extensions import Unpack as Unpack  # torch depends on it
 
 from thalweg.engine.groups import TORCH_KEYS, initial_value, number, resolve
@@ -17,7 +17,7 @@ from thalweg.engine.option import OPTIONS, Option
 from thalweg.engine.prepare import parameter_name
 from thalweg.engine.rule import LATEST, Group, Hyper, Rule, Switch, find_rule
 from thalweg.engine.trace import hyper_key, shared_scalars
-from thalweg.errors import ArgumentError, ArgumentTypeError, BackendError, suggest
+from thalweg.errors import ArgumentError, ArgumentTypeError, BackendError, unknown
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -259,6 +259,27 @@ def naming_what_two_groups_have(group: Group, others: Sequence[Group]) -> Iterat
         ) from None
 
 
+@contextmanager
+def saying_what_a_model_has(params: Any) -> Iterator[None]:
+    """Add to torch's refusal of a model, which is no list of its parameters, what to pass instead.
+
+    Args:
+        params: What the constructor was given.
+
+    Raises:
+        TypeError: It is a model.
+    """
+    try:
+        yield
+    except TypeError as error:
+        if not isinstance(params, nn.Module):
+            raise
+        raise ArgumentTypeError(
+            f"{error}; that is a model, {type(params).__name__}: pass model.parameters(), or "
+            "thalweg.create_optimizer(model, ...)"
+        ) from None
+
+
 class Strict:
     """A class whose constructor refuses unknown arguments with a suggestion, before anything else looks.
 
@@ -307,11 +328,3 @@ class Strict:
                 raise ArgumentError(
                     f"{complaint}. {cls.__name__} needs {h.range}; typical: {h.typical}."
                 )
-
-
-def unknown(title: str, name: str, known: Sequence[str]) -> str:
-    """The sentence for an argument that does not exist."""
-    return (
-        f"{title} got an unexpected keyword argument {name!r}.{suggest(name, known)} "
-        f"Known: {', '.join(known)}."
-    )

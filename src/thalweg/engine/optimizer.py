@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, overload
+from typing import Any, ClassVar, overload
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from thalweg.engine.arguments import (
     dissolved,
     naming_what_two_groups_have,
     numbers_of,
+    saying_what_a_model_has,
     spell_out,
     taken_at_construction,
 )
@@ -85,6 +86,8 @@ class Optimizer(Averaging, Strict, torch.optim.Optimizer):
         [0.5, 1.5, 1.0]
     """
 
+    composes: ClassVar[tuple[type[Option], ...]] = ()
+    """Options that the class puts around its rule itself."""
     _plan: Plan | None = None
     _plans: Plans | None = None
 
@@ -104,7 +107,7 @@ class Optimizer(Averaging, Strict, torch.optim.Optimizer):
         **hypers: Any,
     ) -> None:
         rule = as_rule(rule)
-        chosen = check_options(options)
+        chosen = check_options(options, type(self).__name__, self.composes)
         defaults: dict[str, Any] = {"lr": lr}
         defaults |= numbers_of(type(self).__name__, rule, hypers)
         defaults |= {"maximize": maximize, "foreach": foreach, "capturable": capturable}
@@ -112,7 +115,8 @@ class Optimizer(Averaging, Strict, torch.optim.Optimizer):
         defaults |= {**dissolved(chosen), **(own or {})}
         check_flags(defaults)
         check_numbers(type(self).__name__, defaults, "")
-        super().__init__(params, defaults)
+        with saying_what_a_model_has(params):
+            super().__init__(params, defaults)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import functools
+import inspect
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal
@@ -19,7 +21,7 @@ from thalweg.engine.declarations import (
     check_used,
     read_signature,
 )
-from thalweg.errors import ArgumentError, ArgumentTypeError, DeclarationError, suggest
+from thalweg.errors import ArgumentError, ArgumentTypeError, DeclarationError, misfit, suggest
 
 Station = Literal["gate", "gradient", "direction", "apply", "after"]
 STATIONS: tuple[Station, ...] = ("gate", "gradient", "direction", "apply", "after")
@@ -189,6 +191,8 @@ class Option:
         check_used(
             cls.spec, frozenset().union(*(s.asks for s in cls.spec.stages)) | _stored(cls.spec)
         )
+        if "__init__" in vars(cls):
+            cls.__init__ = _strict(cls.__init__)  # type: ignore[method-assign]
 
     def __init__(self, **values: Any) -> None:
         self.values = values
@@ -215,13 +219,70 @@ class Option:
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.values.items())})"
 
 
+def _strict(constructor: Callable[..., None]) -> Callable[..., None]:
+    """A constructor that refuses arguments which it does not have, and says which it needs."""
+    _, *parameters = inspect.signature(constructor).parameters.values()  # without self
+    signature = inspect.Signature(parameters)
+
+    @functools.wraps(constructor)
+    def strict(self: Option, *args: Any, **kwargs: Any) -> None:
+        complaint = misfit(type(self).__name__, signature, args, kwargs)
+        if complaint is not None:
+            raise ArgumentTypeError(complaint)
+        constructor(self, *args, **kwargs)
+
+    return strict
+
+
 def _stored(spec: OptionSpec) -> frozenset[str]:
     """A spec without stages is read by the engine itself, all of it."""
     return frozenset() if spec.stages else frozenset(spec.arguments())
 
 
-def check_options(options: Iterable[Any]) -> tuple[Option, ...]:
-    """Refuse what is no option, what stands twice, and what excludes each other."""
+def _no_option(given: Any) -> str:
+    """The sentence for what stands in options and is none; a name is nearly one."""
+    if not isinstance(given, str):
+        return f"options holds {given!r}, which is no option; see thalweg.options"
+    name = given.partition("(")[0].strip().lower()
+    cls = PUBLIC.get(name)
+    if cls is None:
+        return (
+            f"options holds the string {given!r}; it holds objects, as thalweg.options.Cautious()."
+            f"{suggest(name, PUBLIC)} By name: create_optimizer(model, 'adamw + cautious')"
+        )
+    room = "thalweg.options." * cls.__module__.startswith("thalweg.options")
+    needs = any(
+        p.default is p.empty and p.name != "self"
+        for p in inspect.signature(cls.__init__).parameters.values()
+    )
+    return (
+        f"options holds the string {given!r}; it holds objects: write {room}{cls.__name__}"
+        f"({'...' * needs})"
+    )
+
+
+def _excluding(mine: type[Option], other: type[Option], title: str, own: Collection[Any]) -> str:
+    """The sentence for two options that exclude each other, of which the class may compose one."""
+    pair = f"options {mine.__name__} and {other.__name__} exclude each other"
+    if (mine in own) == (other in own):
+        return f"{pair}; leave one out"
+    composed, chosen = (mine, other) if mine in own else (other, mine)
+    return (
+        f"{title} is made with {composed.__name__}, and {pair}; leave {chosen.__name__} out, or take "
+        "another optimizer"
+    )
+
+
+def check_options(
+    options: Iterable[Any], title: str = "", own: Collection[type[Option]] = ()
+) -> tuple[Option, ...]:
+    """Refuse what is no option, what stands twice, and what excludes each other.
+
+    Args:
+        options: What was passed, with what a class composes itself.
+        title: The class.
+        own: What it composes itself.
+    """
     if isinstance(options, (Option, str)) or not hasattr(options, "__iter__"):
         raise ArgumentTypeError(
             f"options={options!r}: options is a list, as in options=[thalweg.options.Cautious()]"
@@ -233,7 +294,7 @@ def check_options(options: Iterable[Any]) -> tuple[Option, ...]:
                 f"options holds the class {o.__name__}; make one of it: {o.__name__}(...)"
             )
         if not isinstance(o, Option):
-            raise ArgumentTypeError(f"options holds {o!r}, which is no option; see thalweg.options")
+            raise ArgumentTypeError(_no_option(o))
     names = [o.spec.name for o in chosen]
     for o in chosen:
         if names.count(o.spec.name) > 1:
@@ -242,10 +303,7 @@ def check_options(options: Iterable[Any]) -> tuple[Option, ...]:
             )
         for other in o.spec.excludes:
             if other in names:
-                raise ArgumentError(
-                    f"options {type(o).__name__} and {PUBLIC[other].__name__} exclude each other; "
-                    "leave one out"
-                )
+                raise ArgumentError(_excluding(type(o), PUBLIC[other], title, own))
     return chosen
 
 

@@ -24,16 +24,17 @@ def layer_decay(
     """Groups by depth, with a learning rate that shrinks by a factor for every layer away from the output.
 
     For fine-tuning: early layers know general things and should keep them. What comes before the layers
-    (embeddings, the stem) is depth 0, what comes after them (the head) has the full lr. Norms, biases and
-    vectors of a layer go without decay, in a group of their own. Schedules multiply each group's own lr, so
-    that the ratios stay.
+    (embeddings, the stem) is depth 0, what comes after them (the head) has the full lr. Where nothing does
+    (a frozen head counts), the last layer is the output and has it. Norms, biases and vectors go without
+    decay, in a group of their own. Schedules multiply each group's own lr, so that the ratios stay.
 
     Formula:
-        lr of depth d = lr * decay^(n + 1 - d), d = 0 before the n layers, 1 ... n, n + 1 behind them
+        lr of depth d = lr * decay^(m - d), d = 0 before the n layers, 1 ... n, n + 1 behind them;
+        m = n + 1, or n where nothing stands behind them
 
     Args:
         model: The module.
-        lr: Of the head, >= 0.
+        lr: Of the head, or of the last layer where there is none, >= 0.
         decay: The factor, in (0, 1]; 0.65 to 0.9 are usual.
         layers: The name of the module whose children are the layers ("encoder.blocks"), or several in their
             order, each a layer if it is no list of modules. None: the one list of modules that has more
@@ -57,7 +58,7 @@ def layer_decay(
         >>> model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
         >>> groups = thalweg.groups.layer_decay(model, lr=1.0, decay=0.5, layers="")
         >>> [(g["param_names"], g["lr"]) for g in groups if "weight_decay" not in g]
-        [(['0.weight'], 0.25), (['1.weight'], 0.5)]
+        [(['0.weight'], 0.5), (['1.weight'], 1.0)]
     """
     if not lr >= 0:
         raise ArgumentError(f"Invalid learning rate: {lr}. layer_decay needs lr >= 0")
@@ -65,10 +66,12 @@ def layer_decay(
         raise ArgumentError(f"Invalid decay value: {decay}. It must be in (0, 1]; typical: 0.75")
     found, left_out = parameters(model, frozen=frozen)
     stack = _children(model, _chosen(model, layers))
-    depth_of = _depths(found, stack)
+    depth_of = _depths(parameters(model, frozen=True)[0], stack)
+    behind = any(depth > len(stack) for depth, _ in depth_of.values())
+    top = len(stack) + behind
     parts = {}
-    for depth in range(len(stack) + 2):
-        own = {"lr": lr * decay ** (len(stack) + 1 - depth)}
+    for depth in range(top + 1):
+        own = {"lr": lr * decay ** (top - depth)}
         parts[depth, True] = Part(f"layer {depth}", {**own, **decayed(weight_decay)})
         parts[depth, False] = Part(f"layer {depth} no_decay", {**own, "weight_decay": 0.0})
     for x in found:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from thalweg.engine import inspection
-from thalweg.engine.arguments import LR, Strict
+from thalweg.engine.arguments import LR, Strict, saying_what_a_model_has
 from thalweg.engine.backends.toolchain import keeping_threads, on_threads
 from thalweg.engine.matching import by_name
 from thalweg.engine.rule import Hyper, Switch
@@ -99,16 +99,17 @@ class LBFGS(Strict, _Torchs):
             raise BackendError(
                 f"only 'strong_wolfe' is supported; got line_search_fn={line_search_fn!r} (None: no search)"
             )
-        super().__init__(
-            params,
-            lr,
-            max_iter,
-            max_eval,
-            tolerance_grad,
-            tolerance_change,
-            history_size,
-            line_search_fn,
-        )
+        with saying_what_a_model_has(params):
+            super().__init__(
+                params,
+                lr,
+                max_iter,
+                max_eval,
+                tolerance_grad,
+                tolerance_change,
+                history_size,
+                line_search_fn,
+            )
 
     def step(self, closure: Callable[[], Any]) -> Any:  # type: ignore[override]
         """Take one step: up to `max_iter` iterations.

@@ -134,6 +134,7 @@ class Ranger(Optimizer):
         ['centralize', 'lookahead']
     """
 
+    composes = (Centralize, Decay, Lookahead)
     advice = (
         "lr as for RAdam, flat for three quarters of the run and lowered after (a step or a cosine), "
         "betas=(0.95, 0.999): Wright 2019, github.com/lessw2020/Ranger-Deep-Learning-Optimizer"

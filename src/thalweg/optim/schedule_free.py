@@ -84,6 +84,8 @@ def gradient(g):
 class _ScheduleFree(Optimizer):
     """An optimizer whose groups may have the arguments of its constructor, the option's among them."""
 
+    composes = (ScheduleFree,)
+
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group, with any of the constructor's arguments."""
         if isinstance(param_group, dict):

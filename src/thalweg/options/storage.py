@@ -37,7 +37,8 @@ class StateDtype(Option):
         found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
         if not isinstance(found, torch.dtype) or found.is_complex:
             raise ArgumentTypeError(
-                f"StateDtype({dtype!r}); it takes a real dtype, such as torch.bfloat16"
+                f"StateDtype({dtype!r}); it takes a real dtype or its name: torch.bfloat16, 'bfloat16', "
+                "'float16', 'float32', 'float64'"
             )
         codec_of(found)
         super().__init__(dtype=found)

@@ -157,9 +157,9 @@ def finetune(
         >>> from thalweg.recipe import finetune
         >>> model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 2))
         >>> recipe = finetune(model, steps=100, lr=1e-4, layer_decay=0.5, layers="")
-        finetune: AdamW(lr=2.5e-05, betas=(0.9, 0.999))
+        finetune: AdamW(lr=5e-05, betas=(0.9, 0.999))
           100 steps; each batch is one
-          Optimizer groups: 1 layer 1(lr=2.5e-05, weight_decay=0.01), ...
+          Optimizer groups: 1 layer 1(lr=5e-05, weight_decay=0.01), ...
           lr: warmup(10) >> linear(90)
           fp32; gradients clipped to 1; average: none
     """

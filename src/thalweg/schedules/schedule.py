@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import numbers
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from thalweg.errors import ArgumentError, ArgumentTypeError
+from thalweg.errors import ArgumentError, ArgumentTypeError, unknown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from typing_extensions import Self
 
 
 class Schedule:
@@ -35,6 +37,20 @@ class Schedule:
     """
 
     __array_ufunc__ = None  # so that a NumPy number leaves the product to us
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:  # noqa: ARG004
+        """Refuse arguments that it does not have.
+
+        Raises:
+            TypeError: There is one (with a suggestion).
+        """
+        parameters = inspect.signature(cls.__init__).parameters.values() if kwargs else ()
+        known = [p.name for p in parameters][1:]
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            for name in kwargs:
+                if name not in known:
+                    raise ArgumentTypeError(unknown(cls.__name__, name, known))
+        return super().__new__(cls)
 
     def __call__(self, step: float) -> float:
         """The factor at a step."""

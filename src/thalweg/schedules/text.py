@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from thalweg.errors import ArgumentError, ArgumentTypeError, suggest
+from thalweg.errors import ArgumentError, ArgumentTypeError, suggest, unknown
 from thalweg.schedules import shapes
 from thalweg.schedules.combined import (
     absolute,
@@ -166,6 +166,10 @@ def _called(node: ast.Call, name: str) -> Schedule:
         raise ArgumentError(f"{ast.unparse(node)!r}: arguments are written one by one")
     positional = [_read(a) for a in node.args]
     named = {str(k.arg): _read(k.value) for k in node.keywords}
+    known = [p.name for p in _parameters(make)]
+    for argument in named:
+        if argument not in known:
+            raise ArgumentTypeError(unknown(name, argument, known))
     try:
         return make(*positional, **named)
     except TypeError as e:

@@ -13,6 +13,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 import thalweg
+from thalweg.catalogue.names import read
 from thalweg.errors import ArgumentError, ThalwegError
 from thalweg.importing import import_object, said
 
@@ -94,7 +95,7 @@ def distinct(specs: Sequence[str | Contender]) -> list[Contender]:
 
 
 def _create(spec: str, params: list[nn.Parameter], **keywords: Any) -> Optimizer:
-    return thalweg.create_optimizer(params, spec, **keywords)
+    return read(spec).made(params, **keywords)
 
 
 def build(contender: Contender, params: list[nn.Parameter], lr: float | None) -> Optimizer:

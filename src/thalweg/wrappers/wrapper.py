@@ -11,13 +11,18 @@ import torch
 from torch import Tensor
 
 from thalweg.engine import inspection
-from thalweg.engine.arguments import unknown
 from thalweg.engine.backends.toolchain import keeping_threads, step_threads
 from thalweg.engine.groups import TRAINING
 from thalweg.engine.matching import by_name
 from thalweg.engine.option import OPTIONS
 from thalweg.engine.rule import Group, Hyper
-from thalweg.errors import ArgumentError, ArgumentTypeError, CheckpointError, StepError
+from thalweg.errors import (
+    ArgumentError,
+    ArgumentTypeError,
+    CheckpointError,
+    StepError,
+    unknown,
+)
 from thalweg.wrappers.protocol import check_layout, check_optimizer
 
 Closure = Callable[[], Any]

@@ -11,7 +11,7 @@ import torch
 from thalweg.catalogue import create_optimizer, optimizer_info
 from thalweg.catalogue.names import CLASSES, Named, parse, read
 from thalweg.catalogue.numbers import written
-from thalweg.errors import ArgumentError, suggest
+from thalweg.errors import ArgumentError, ThalwegError, suggest
 
 THEIRS = ("auto", "MuSGD")
 """Names that stay Ultralytics'."""
@@ -103,7 +103,10 @@ def named_in_training(text: str) -> Named:
             f"unknown optimizer {head!r} in optimizer={text!r}.{suggest(head, (*CLASSES, *THEIRS))} "
             f"Known: {', '.join(sorted(CLASSES))}; and Ultralytics' {', '.join(THEIRS)}."
         )
-    named = read(text)
+    try:
+        named = read(text)
+    except ThalwegError as error:
+        raise type(error)(f"optimizer={text!r}: {error}") from None
     able = optimizer_info(named.name).capabilities
     for is_so, why in (
         (able.closure, "its step needs a closure, and Ultralytics passes none"),
