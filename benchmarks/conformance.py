@@ -186,10 +186,12 @@ def _answers(name: str, factory: Any, checks: list[str], arguments: str = "") ->
     declared = _declared(name, factory)
     subject = Subject(factory, frozenset(declared))
     try:
-        subject.run_new(1)
+        moves = subject.first_move()
     except Exception as e:
         said = " ".join(str(e).split())
         return {"unwalked": f"{type(e).__name__}: {said[:100]}"}
+    if moves is None:
+        return {"unwalked": "it moves none of the weights"}
     report = check_optimizer(factory, capabilities=declared, checks=checks)
     return {
         "arguments": arguments,
@@ -267,10 +269,10 @@ Written by `python -m benchmarks.conformance` ({machine}, CPU).
 Capabilities are declared in every library's favour: `real-only` and `matrix-only` where a class refuses in
 so many words, `sparse` where it takes sparse gradients. A failure is a departure from what users of
 `torch.optim` rely on, not always a bug: some algorithms count steps per group on purpose, and one that draws
-random numbers (Magma) differs from itself wherever two runs are compared; one that trains only the weights
-near zero (SaRA) moves none of those here, and where nothing moves no comparison counts. Ours run as by
-default, compiled; eager and foreach pass the same, but declare `temporaries`, and foreach `number-lr`, which
-it refuses in torch's words. Below our classes stand compositions of them with options, and wrappers.
+random numbers (Magma) differs from itself wherever two runs are compared. One that moves none of the weights
+(SaRA trains those near zero) is not counted. Ours run as by default, compiled; eager and foreach pass the
+same, but declare `temporaries`, and foreach `number-lr`, which it refuses in torch's words. Below our classes
+stand compositions of them with options, and wrappers.
 """
 
 
