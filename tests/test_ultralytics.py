@@ -32,6 +32,14 @@ def data(package, tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
+def _flags_may_be_set(monkeypatch):
+    """Who imports torch's testing tools forbids it in the process; Ultralytics sets some as it trains."""
+    inside = torch.backends.flags_frozen.__globals__
+    monkeypatch.setitem(inside, "__allow_nonbracketed_mutation_flag", True)
+    assert not torch.backends.flags_frozen()
+
+
+@pytest.fixture(autouse=True)
 def _one_thread():
     before = torch.get_num_threads()
     torch.set_num_threads(1)
