@@ -7,8 +7,9 @@ from typing import Any
 from .peers import COMPARISONS, Comparison, Options, Row, ours, peer, torch_rows
 
 TWO, ONE, REDUCING = "two or more slots", "one slot", "reductions"
+FUSED = "one slot that torch fuses too"
 KINDS: dict[str, str] = {
-    "adagrad": ONE, "adadelta": TWO, "rmsprop": ONE, "adamax": TWO, "nadam": TWO, "asgd": ONE, "rprop": TWO,
+    "adagrad": FUSED, "adadelta": TWO, "rmsprop": ONE, "adamax": TWO, "nadam": TWO, "asgd": ONE, "rprop": TWO,
     "adabound": TWO, "adan": TWO, "adabelief": TWO, "adopt": TWO, "ademamix": TWO, "signum": ONE,
     "sgdschedulefree": ONE, "adamwschedulefree": TWO, "radamschedulefree": TWO,
     "adafactor": REDUCING, "lamb": REDUCING, "lars": REDUCING, "novograd": REDUCING, "prodigy": REDUCING,
@@ -67,7 +68,8 @@ FAMILIES = (
     _others("Signum", LR, _po("SignSGD", LR)),
     _others("StableAdamW", LR, _po("StableAdamW", LR, kahan_sum=False), _optimi("StableAdamW", LR)),
     _others("NovoGrad", LR, _po("NovoGrad", LR), _timm("NvNovoGrad", LR)),
-    _others("LARS", LR, _po("LARS", LR), _timm("Lars", LR, momentum=0.9)),
+    # Without decay timm's computes no ratio unless it is told to: that would be SGD.
+    _others("LARS", LR, _po("LARS", LR), _timm("Lars", LR, momentum=0.9, always_adapt=True)),
     _others("LAMB", LR, _po("Lamb", LR, max_grad_norm=0.0), _timm("Lamb", LR, max_grad_norm=None)),
     _others("Prodigy", {}, _po("Prodigy", {}), peer("prodigyopt", "prodigyopt", "Prodigy")),
     _others("SGDScheduleFree", LR, _free("SGDScheduleFree", LR), _po("ScheduleFreeSGD", LR)),

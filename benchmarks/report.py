@@ -41,7 +41,8 @@ def table(header: list[str], rows: list[list[str]]) -> str:
 def _section(threads: int, files: list[dict[str, Any]]) -> list[str]:
     machine = max(files, key=lambda f: str(f["date"]))["machine"]
     parts = [f"## {machine['device']}, {threads} threads\n", _machine(machine, files)]
-    parts.append(f"### Targets\n\n{targets_table(_index(files))}")
+    if any(target.measure(_index(files)) for target in TARGETS):
+        parts.append(f"### Targets\n\n{targets_table(_index(files))}")
     for content in files:
         if content["kind"] == "steps":
             parts.append(f"### {TITLES[content['set']]}\n")
