@@ -14,8 +14,8 @@ import torch
 
 from thalweg.catalogue import docstrings
 from thalweg.catalogue.names import CLASSES, option_classes, read
-from thalweg.catalogue.trial import FLAGS, Trial
-from thalweg.engine.arguments import LR
+from thalweg.catalogue.trial import Trial
+from thalweg.engine.arguments import FLAGS, LR
 from thalweg.engine.groups import Resolved, number
 from thalweg.engine.rule import Hyper, nonzero
 from thalweg.engine.trace import hyper_key

@@ -21,7 +21,6 @@ from thalweg.errors import TraceError
 
 MATRIX = (128, 128)
 """Large enough that what is kept per row or column hardly counts."""
-FLAGS = ("foreach", "fused", "maximize", "capturable", "differentiable")
 REFUSALS = (RuntimeError, ValueError, TypeError)
 """What an optimizer raises that does not take something."""
 

@@ -36,6 +36,10 @@ class Flags(TypedDict, total=False):
     options: Sequence[Option]
 
 
+FLAGS = tuple(name for name in Flags.__annotations__ if name != "options")
+"""Those that say how a step is taken."""
+
+
 def as_rule(rule: Any) -> Rule:
     """A rule, or the registered rule of that name."""
     if isinstance(rule, str):
@@ -174,7 +178,7 @@ def taken_at_construction(group: Group, others: Sequence[Group]) -> dict[str, An
 
 def check_flags(group: Group) -> None:
     """Refuse what torch refuses, in its words."""
-    for flag in (name for name in Flags.__annotations__ if name != "options"):
+    for flag in FLAGS:
         unsaid = flag in ("foreach", "fused")
         if not (is_bool(group[flag]) or (unsaid and group[flag] is None)):
             needs = "True, False or None" if unsaid else "True or False"

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias, cast
 import torch
 from torch import Tensor
 
-from thalweg.engine.backends import Bound, Numbers, upload
+from thalweg.engine.backends import Bound, Numbers, spread, upload
 from thalweg.engine.graph import Lane, Node
 from thalweg.engine.groups import Resolved, host_number, number, resolve
 from thalweg.engine.rule import Group
@@ -96,7 +96,11 @@ class BucketRun:
             else {}
         )
         self.known = {n: self._device_input(n, groups) for n in self.inputs}
-        self.known |= {n: self._per_tensor(self.host[n]) for d in self.device for n in d.host}
+        self.known |= {
+            n: spread(self.host[n], self.row_of, self.kind.device)
+            for d in self.device
+            for n in d.host
+        }
 
     def _number_rows(self) -> None:
         """Give each tensor its row of scalars; rows hold as long as counts go up by one together."""
@@ -174,10 +178,6 @@ class BucketRun:
             counts.increment()
             self.expected = counts.read().clone()
             self.rows = [Row(r.group, r.t + 1.0, r.first) for r in self.rows]
-
-    def _per_tensor(self, values: Sequence[float]) -> Tensor:
-        x = upload(values, torch.float64, self.kind.device)
-        return x if len(values) == 1 else x[upload(self.row_of, torch.int64, self.kind.device)]
 
     def _device_input(self, node: Node, groups: Sequence[Group]) -> Tensor:
         """A vector that only the device knows: a count, a scalar of the state, a tensor of the group."""

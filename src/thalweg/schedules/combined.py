@@ -187,23 +187,10 @@ def product(*parts: Schedule) -> Schedule:
 
 
 @dataclass(frozen=True, repr=False)
-class scale(Schedule):
-    """A schedule times a number; `0.5 * a` for short.
-
-    Args:
-        schedule: What to multiply.
-        factor: By what.
-    """
+class Around(Schedule):
+    """One around another, as long as that is."""
 
     schedule: Schedule
-    factor: float
-
-    def __post_init__(self) -> None:
-        part(self.schedule, "scale")
-        need(self, "factor")
-
-    def value(self, t: float) -> float:
-        return self.factor * self.schedule(t)
 
     @property
     def length(self) -> float | None:
@@ -215,8 +202,27 @@ class scale(Schedule):
 
     @property
     def warmup_steps(self) -> float:
-        """Of what is scaled."""
+        """Of what it is around."""
         return self.schedule.warmup_steps
+
+
+@dataclass(frozen=True, repr=False)
+class scale(Around):
+    """A schedule times a number; `0.5 * a` for short.
+
+    Args:
+        schedule: What to multiply.
+        factor: By what.
+    """
+
+    factor: float
+
+    def __post_init__(self) -> None:
+        part(self.schedule, "scale")
+        need(self, "factor")
+
+    def value(self, t: float) -> float:
+        return self.factor * self.schedule(t)
 
     def __repr__(self) -> str:
         return f"{self.factor!r} * {_factor(self.schedule)}"
@@ -263,7 +269,7 @@ class per_epoch(Schedule):
 
 
 @dataclass(frozen=True, repr=False)
-class warmed(Schedule):
+class warmed(Around):
     """YOLO's warm-up: along a line from a factor to what a schedule is by then, which may move meanwhile.
 
     `warmup(steps) * schedule` is the same where the factor is 0.
@@ -285,7 +291,6 @@ class warmed(Schedule):
         [3.0, 1.9, 0.6, 0.0]
     """
 
-    schedule: Schedule
     steps: float
     start: float = 0.0
 
@@ -299,22 +304,13 @@ class warmed(Schedule):
         return reached if t >= self.steps else self.start + (reached - self.start) * t / self.steps
 
     @property
-    def length(self) -> float | None:
-        """Of what it arrives at."""
-        return self.schedule.length
-
-    @property
-    def lasts(self) -> float | None:
-        return self.schedule.lasts
-
-    @property
     def warmup_steps(self) -> float:
         """Its own."""
         return self.steps
 
 
 @dataclass(frozen=True, repr=False)
-class absolute(Schedule):
+class absolute(Around):
     """Values as they are, which do not multiply a base: a momentum from 0.8 to 0.937.
 
     Args:
@@ -326,26 +322,11 @@ class absolute(Schedule):
         0.8
     """
 
-    schedule: Schedule
-
     def __post_init__(self) -> None:
         part(self.schedule, "absolute")
 
     def value(self, t: float) -> float:
         return self.schedule(t)
-
-    @property
-    def length(self) -> float | None:
-        return self.schedule.length
-
-    @property
-    def lasts(self) -> float | None:
-        return self.schedule.lasts
-
-    @property
-    def warmup_steps(self) -> float:
-        """Of what it holds."""
-        return self.schedule.warmup_steps
 
 
 @dataclass(frozen=True, repr=False)

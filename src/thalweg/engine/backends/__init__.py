@@ -51,9 +51,7 @@ class Numbers:
         """All tensors' values in float64: an entry per tensor, or one for all."""
         if node.lane != Lane.HOST:
             return self.device[node]
-        values = self.host[node]
-        x = upload(values, torch.float64, self.where)
-        return x if len(values) == 1 else x[upload(self.row_of, torch.int64, self.where)]
+        return spread(self.host[node], self.row_of, self.where)
 
 
 def upload(values: Any, dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -76,6 +74,12 @@ def upload(values: Any, dtype: torch.dtype, device: torch.device) -> Tensor:
 
 
 _captured: list[Tensor] = []
+
+
+def spread(values: Sequence[float], row_of: Sequence[int], where: torch.device) -> Tensor:
+    """Host values of rows in float64 for each tensor; a single one stands for all."""
+    x = upload(values, torch.float64, where)
+    return x if len(values) == 1 else x[upload(row_of, torch.int64, where)]
 
 
 class Bound(Protocol):
